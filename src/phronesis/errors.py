@@ -1,0 +1,78 @@
+"""Every error the library raises, as one tree.
+
+PhronesisError
+├── UserError                the caller can fix it: the CLI prints the message and exits with code 2
+│   ├── ConfigError          unknown key, impossible value or combination
+│   ├── UnknownName          no recipe, environment or field of that name (suggests near ones)
+│   ├── CheckpointError      a checkpoint that is missing, corrupt or of an unsupported architecture
+│   ├── RunFolderError       a run folder that is missing, corrupt or belongs to another run
+│   └── TemplateError        a tokenizer or chat template that cannot be used token-exactly
+├── EpisodeFault             something broke inside one episode; recorded as `Episode.failure`, never raised by play
+│   ├── EnvFault             the environment, tool or rubric raised, hung or broke its contract
+│   └── PolicyFault          the engine failed to answer
+└── TrainingError            the trainer stops rather than learn from wrong numbers
+    └── MismatchError        recomputed log-probabilities disagree with the recorded ones
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+
+class PhronesisError(Exception):
+    """Base of all errors of this library."""
+
+
+class UserError(PhronesisError):
+    """The input is wrong and the message says what to change; the CLI exits with code 2."""
+
+
+class ConfigError(UserError):
+    """An unknown key, or a value or combination that cannot work."""
+
+
+class UnknownName(UserError):
+    """A name that is not known, with the nearest known ones."""
+
+    def __init__(self, kind: str, name: str, known: Iterable[str]):
+        names = sorted(known)
+        near = get_close_matches(name, names, n=3, cutoff=0.5)
+        hint = f"did you mean {' or '.join(repr(n) for n in near)}?" if near else f"known: {', '.join(names)}"
+        super().__init__(f"unknown {kind} {name!r}; {hint}")
+        self.kind, self.name, self.known = kind, name, names
+
+    def __reduce__(self) -> tuple[type[UnknownName], tuple[str, str, list[str]]]:
+        return type(self), (self.kind, self.name, self.known)
+
+
+class CheckpointError(UserError):
+    """A checkpoint that is missing, corrupt or of an architecture that is not supported."""
+
+
+class RunFolderError(UserError):
+    """A run folder that is missing, corrupt or not the one expected."""
+
+
+class TemplateError(UserError):
+    """A tokenizer or chat template that cannot be used token-exactly; says why."""
+
+
+class EpisodeFault(PhronesisError):
+    """Something broke inside one episode. `play` records it and never raises it."""
+
+
+class EnvFault(EpisodeFault):
+    """The environment, a tool or the rubric raised, hung or broke its contract."""
+
+
+class PolicyFault(EpisodeFault):
+    """The engine failed to answer a request."""
+
+
+class TrainingError(PhronesisError):
+    """The trainer stops rather than learn from wrong numbers."""
+
+
+class MismatchError(TrainingError):
+    """The learner's recomputed log-probabilities disagree with the behaviour log-probabilities."""
