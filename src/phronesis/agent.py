@@ -42,7 +42,12 @@ class Session(Protocol):
         ...
 
     async def sample(
-        self, *, author: str = "policy", max_tokens: int | None = None, forced: Sequence[int] = (), temperature: float | None = None
+        self,
+        *,
+        author: str = "policy",
+        max_tokens: int | None = None,
+        forced: Sequence[int] = (),
+        temperature: float | None = None,
     ) -> Turn:
         """Asks the policy for the next turn on this branch and records it."""
         ...

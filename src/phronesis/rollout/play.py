@@ -1,0 +1,149 @@
+"""Play episodes: one, or groups of them at once. A failure is part of the episode; play itself never raises for one."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import msgspec
+
+from phronesis.agent import Agent
+from phronesis.chat.format import ChatFormat
+from phronesis.env import EnvSpec
+from phronesis.policy import Policy, Releases
+from phronesis.records import Episode, EpisodeGroup, Stop, Task
+from phronesis.rollout.limits import Limits, Sampling
+from phronesis.rollout.session import Attempt, EpisodeOver, EpisodeSession, describe
+from phronesis.seeding import stream
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stage:
+    """Everything an episode needs besides its task and seed."""
+
+    spec: EnvSpec
+    """The environment."""
+    policy: Policy
+    """Who continues the ids."""
+    chat: ChatFormat
+    """How messages become ids."""
+    agent: Agent
+    """How policy calls are spent."""
+    limits: Limits = field(default_factory=Limits)
+    """What an episode may use."""
+    sampling: Sampling = field(default_factory=Sampling)
+    """How turns are sampled."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ticket:
+    """One episode to play."""
+
+    id: str
+    """Episode id, unique within the run."""
+    task: Task
+    """What to attempt."""
+    seed: int
+    """Seed of the episode: the environment's and every turn's seed derive from it."""
+    group: str | None = None
+    """Group it belongs to."""
+    step: int | None = None
+    """Training step; None outside training."""
+
+
+async def play(stage: Stage, ticket: Ticket) -> Episode:
+    """Plays one episode to its end. It is not scored yet.
+
+    Raises:
+        asyncio.CancelledError: the caller gave up; environments are closed first.
+    """
+    attempt = Attempt(
+        ticket.task, ticket.seed, stage.spec.make, stage.policy, stage.chat, stage.limits, stage.sampling, ticket.id
+    )
+    try:
+        session = EpisodeSession(attempt, await attempt.open_env())
+        await session.reset()
+        if not session.done:
+            await stage.agent.run(session)
+        attempt.end(session.over or Stop.parse)
+    except EpisodeOver:
+        pass
+    except Exception as error:  # an agent is user code too
+        attempt.end(Stop.infra_fault, describe("agent.run", error))
+    finally:
+        await attempt.close()
+        if isinstance(stage.policy, Releases):
+            for branch in range(attempt.branches):
+                stage.policy.release(f"{attempt.key}/{branch}")
+    return Episode(
+        id=ticket.id,
+        task=ticket.task,
+        seed=ticket.seed,
+        opening=attempt.opening,
+        tools=attempt.tools,
+        turns=tuple(attempt.turns),
+        stop=attempt.stop or Stop.cancelled,
+        failure=attempt.failure,
+        group=ticket.group,
+        step=ticket.step,
+        seconds=attempt.elapsed,
+    )
+
+
+async def score(spec: EnvSpec, group: EpisodeGroup) -> EpisodeGroup:
+    """The group with rewards. A rubric that raises makes every episode of the group an environment fault."""
+    try:
+        rewards = await spec.rubric.score(group)
+        if len(rewards) != len(group.episodes):
+            raise ValueError(f"rubric of {spec.name!r} returned {len(rewards)} rewards for {len(group.episodes)} episodes")
+        episodes = tuple(
+            e if e.stop.is_fault else msgspec.structs.replace(e, reward=r) for e, r in zip(group.episodes, rewards, strict=True)
+        )
+    except Exception as error:  # user code may raise anything
+        failure = describe("rubric.score", error)
+        episodes = tuple(
+            e if e.stop.is_fault else msgspec.structs.replace(e, stop=Stop.env_fault, failure=failure) for e in group.episodes
+        )
+    return msgspec.structs.replace(group, episodes=episodes)
+
+
+async def play_groups(
+    stage: Stage,
+    tasks: Sequence[Task],
+    *,
+    size: int,
+    seed: int,
+    name: str,
+    step: int | None = None,
+    concurrency: int = 256,
+    on_episode: Callable[[Episode], None] | None = None,
+) -> list[EpisodeGroup]:
+    """Plays `size` episodes of every task at once and scores them, in the order of `tasks`.
+
+    Args:
+        seed: the run's seed; member m of group g gets ``stream(seed, name, step, g, m)``.
+        name: what the episodes are for, e.g. ``train`` or ``heldout``; part of their ids.
+        concurrency: most episodes in flight.
+        on_episode: called with each scored episode as its group finishes.
+    """
+    gate = asyncio.Semaphore(concurrency)
+    at = "" if step is None else f"-{step}"
+
+    async def member(g: int, m: int) -> Episode:
+        ticket = Ticket(
+            id=f"{name}{at}-{g}-{m}", task=tasks[g], seed=stream(seed, name, -1 if step is None else step, g, m),
+            group=f"{name}{at}-{g}", step=step,
+        )  # fmt: skip
+        async with gate:
+            return await play(stage, ticket)
+
+    async def group(g: int) -> EpisodeGroup:
+        episodes = await asyncio.gather(*(member(g, m) for m in range(size)))
+        scored = await score(stage.spec, EpisodeGroup(id=f"{name}{at}-{g}", task=tasks[g], episodes=tuple(episodes)))
+        for episode in scored.episodes:
+            if on_episode is not None:
+                on_episode(episode)
+        return scored
+
+    return list(await asyncio.gather(*(group(g) for g in range(len(tasks)))))

@@ -1,0 +1,366 @@
+"""The session: records every turn, enforces every limit, owns token-exactness and attributes every failure.
+
+Ids a policy sampled are never decoded and encoded again: the next prompt is the previous prompt, the completion, and the
+ids of the new messages. Only when the chat format rewrites history does a new branch begin, at a root of the tree.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+import traceback
+from collections.abc import Awaitable, Callable, Sequence
+from typing import TypeVar
+
+import msgspec
+
+from phronesis.agent import Budget
+from phronesis.chat.format import ChatFormat
+from phronesis.env import Env, Snapshots
+from phronesis.errors import EnvFault, PolicyFault, UserError
+from phronesis.policy import Completion, Policy, SamplingParams, prompt_crc
+from phronesis.records import Failure, Finish, Message, Reply, Stop, Task, TextPart, ToolSpec, Turn
+from phronesis.rollout.limits import Limits, Sampling
+from phronesis.seeding import stream
+
+T = TypeVar("T")
+
+
+class EpisodeOver(Exception):
+    """Unwinds the agent when the episode has ended under it; caught by `play` and by nobody else."""
+
+
+class Attempt:
+    """What all branches of one episode share: the turns, the account, the verdict."""
+
+    def __init__(
+        self,
+        task: Task,
+        seed: int,
+        make_env: Callable[[], Env],
+        policy: Policy,
+        chat: ChatFormat,
+        limits: Limits,
+        sampling: Sampling,
+        key: str,
+    ):
+        self.task, self.seed, self.make_env = task, seed, make_env
+        self.policy, self.chat, self.limits, self.sampling, self.key = policy, chat, limits, sampling, key
+        self.turns: list[Turn] = []
+        self.opening: tuple[Message, ...] = ()
+        self.tools: tuple[ToolSpec, ...] = ()
+        self.stop: Stop | None = None
+        self.failure: Failure | None = None
+        self.sampled_tokens = 0
+        self.branches = 0
+        self.envs: list[Env] = []
+        self.started = time.monotonic()
+
+    @property
+    def elapsed(self) -> float:
+        """Seconds since the episode began."""
+        return time.monotonic() - self.started
+
+    def end(self, stop: Stop, failure: Failure | None = None) -> EpisodeOver:
+        """Records the verdict (the first one stands) and returns the exception that unwinds the agent."""
+        if self.stop is None:
+            self.stop, self.failure = stop, failure
+        return EpisodeOver(stop)
+
+    async def guard(self, where: str, call: Awaitable[T], fault: Stop, patience: float) -> T:
+        """Awaits foreign code under a deadline; whatever it raises becomes this episode's failure."""
+        left = None if self.limits.seconds is None else self.limits.seconds - self.elapsed
+        deadline = asyncio.timeout(patience if left is None else min(patience, max(left, 0.0)))
+        try:
+            async with deadline:
+                return await call
+        except TimeoutError as error:
+            if not deadline.expired():
+                raise self.end(fault, describe(where, error)) from error
+            if left is not None and left <= patience:
+                raise self.end(Stop.timeout) from error
+            hung = Failure(
+                where=where, kind="Hung", message=f"no answer within {patience:g} s; raise the limit or mend the call"
+            )
+            raise self.end(fault, hung) from error
+        except EpisodeOver:
+            raise
+        except Exception as error:  # user code may raise anything
+            raise self.end(fault, describe(where, error)) from error
+
+    async def open_env(self) -> Env:
+        """A fresh environment, closed when the episode ends."""
+
+        async def build() -> Env:
+            return self.make_env()
+
+        env = await self.guard("env.make", build(), Stop.env_fault, self.limits.env_seconds)
+        self.envs.append(env)
+        return env
+
+    async def close(self) -> None:
+        """Closes every environment once; a failure to close is recorded only when nothing else went wrong."""
+        for env in self.envs:
+            try:
+                async with asyncio.timeout(self.limits.env_seconds):
+                    await env.close()
+            except Exception as error:  # user code may raise anything
+                if self.failure is None:
+                    self.stop, self.failure = Stop.env_fault, describe("env.close", error)
+        self.envs.clear()
+
+
+class EpisodeSession:
+    """One branch of an episode; implements `phronesis.agent.Session`. Made by `play`, or by `fork`."""
+
+    def __init__(self, attempt: Attempt, env: Env):
+        self.attempt, self.env = attempt, env
+        self._prompt: list[int] = []
+        self._pending: tuple[int, ...] = ()
+        self._messages: list[Message] = []
+        self._tools: tuple[ToolSpec, ...] = ()
+        self._last: int | None = None
+        self.over: Stop | None = None
+        self._branch = attempt.branches
+        attempt.branches += 1
+
+    @property
+    def done(self) -> bool:
+        """True when this branch, or the whole episode, is over."""
+        return self.over is not None or self.attempt.stop is not None
+
+    @property
+    def messages(self) -> Sequence[Message]:
+        """The conversation on this branch so far."""
+        return tuple(self._messages)
+
+    @property
+    def budget(self) -> Budget:
+        """What is left."""
+        a = self.attempt
+        context = a.limits.context
+        return Budget(
+            turns=a.limits.max_turns - len(a.turns),
+            tokens=None if a.limits.max_tokens is None else a.limits.max_tokens - a.sampled_tokens,
+            seconds=None if a.limits.seconds is None else a.limits.seconds - a.elapsed,
+            context=None if context is None else context - len(self._prompt) - len(self._pending),
+        )
+
+    async def reset(self) -> None:
+        """Begins the episode: the environment's opening becomes the first prompt."""
+        a = self.attempt
+        reply = await self._answer("env.reset", self.env.reset(a.task, stream(a.seed, "env")))
+        self._messages = list(reply.messages)
+        self._tools = reply.tools or ()
+        if not a.opening:
+            a.opening, a.tools = tuple(self._messages), self._tools
+        self._pending = self._render("chat.open", lambda: a.chat.open(self._messages, self._tools))
+        if reply.done:
+            self.over = reply.stop or Stop.completed
+
+    async def sample(
+        self,
+        *,
+        author: str = "policy",
+        max_tokens: int | None = None,
+        forced: Sequence[int] = (),
+        temperature: float | None = None,
+    ) -> Turn:
+        """Asks the policy for the next turn on this branch and records it.
+
+        Raises:
+            EpisodeOver: a limit was reached or the engine failed; `play` catches it.
+        """
+        a, began = self.attempt, self.attempt.elapsed
+        params = self._params(max_tokens, forced, a.sampling.temperature if temperature is None else temperature)
+        prompt = [*self._prompt, *self._pending]
+        completion = await a.guard("policy.sample", a.policy.sample(prompt, params), Stop.infra_fault, a.limits.policy_seconds)
+        self._check(prompt, completion)
+        parsed = a.chat.parse(completion.ids, len(a.turns))
+        turn = Turn(
+            parent=self._last, author=author, context=self._pending, completion=completion.ids, sampled=completion.sampled,
+            logprobs=completion.logprobs, entropies=completion.entropies, temperature=params.temperature,
+            version=completion.version, finish=completion.finish, spans=parsed.spans, prompt_crc=completion.prompt_crc,
+            action=parsed.message, parse_error=parsed.error, seed=params.seed, started=began,
+            policy_seconds=a.elapsed - began, cached_tokens=completion.cached_tokens,
+        )  # fmt: skip
+        self._last = len(a.turns)
+        a.turns.append(turn)
+        a.sampled_tokens += sum(completion.sampled)
+        self._prompt = [*prompt, *completion.ids]
+        self._pending = ()
+        self._messages.append(parsed.message)
+        return turn
+
+    async def act(self, turn: Turn) -> Reply:
+        """Sends a turn's action to the environment and records the reply.
+
+        Raises:
+            EpisodeOver: the environment failed; `play` catches it.
+            UserError: `turn` is not the latest one of this branch.
+        """
+        a, at = self.attempt, self._last
+        if at is None or a.turns[at] is not turn or turn.action is None:
+            raise UserError(
+                "act() takes the turn that sample() just returned on this branch; fork() to act from an earlier one"
+            )
+        began = a.elapsed
+        reply = await self._answer("env.step", self.env.step(turn.action))
+        a.turns[at] = msgspec.structs.replace(turn, reply=reply, env_seconds=a.elapsed - began)
+        if reply.done:
+            self.over = reply.stop or Stop.completed
+        elif not reply.messages:
+            raise a.end(
+                Stop.env_fault, Failure(where="env.step", kind="EmptyReply", message="reply is neither done nor has a message")
+            )
+        else:
+            self._continue(turn, reply)
+            if len(a.turns) >= a.limits.max_turns:
+                a.end(Stop.max_turns)
+        return reply
+
+    async def fork(self, at: int | None = None) -> EpisodeSession:
+        """A session on a new branch that continues from just before turn `at` (None: from here).
+
+        The environment is restored from a snapshot where it can be, else replayed action by action in a fresh instance,
+        and the replay is verified: a reply that differs is an environment fault.
+        """
+        a = self.attempt
+        chain = self._chain()
+        if at is not None and at not in chain:
+            raise UserError(f"turn {at!r} is not on this branch; its turns are {chain}")
+        keep = chain if at is None else chain[: chain.index(at)]
+        branch = EpisodeSession(a, await a.open_env())
+        if at is None and isinstance(self.env, Snapshots) and isinstance(branch.env, Snapshots):
+            state = await a.guard("env.snapshot", self.env.snapshot(), Stop.env_fault, a.limits.env_seconds)
+            await a.guard("env.restore", branch.env.restore(state), Stop.env_fault, a.limits.env_seconds)
+            branch._prompt, branch._pending, branch._last = [*self._prompt], self._pending, self._last
+            branch._messages, branch._tools = [*self._messages], self._tools
+        else:
+            await branch._replay(keep)
+        return branch
+
+    def _chain(self) -> list[int]:
+        chain, at = list[int](), self._last
+        while at is not None:
+            chain.append(at)
+            at = self.attempt.turns[at].parent
+        return chain[::-1]
+
+    async def _replay(self, chain: list[int]) -> None:
+        await self.reset()
+        for i in chain:
+            turn = self.attempt.turns[i]
+            if turn.action is None or turn.reply is None:
+                raise UserError(f"turn {i} was never acted, so nothing can continue after it")
+            reply = await self._answer("env.step", self.env.step(turn.action))
+            if reply.messages != turn.reply.messages or reply.done != turn.reply.done:
+                message = f"replaying turn {i} gave another reply than recorded: the environment is not a function of its seed"
+                raise self.attempt.end(Stop.env_fault, Failure(where="env.replay", kind="ReplayDiffers", message=message))
+            self._prompt = [*self._prompt, *self._pending, *turn.completion]
+            self._messages.append(turn.action)
+            self._last, self._pending = i, ()
+            self._continue(turn, reply)
+
+    def _continue(self, turn: Turn, reply: Reply) -> None:
+        """Makes the reply's messages the pending context, on this trajectory or, after a rewrite of history, on a new root."""
+        a = self.attempt
+        if reply.tools is not None and reply.tools != self._tools:
+            self._tools = reply.tools
+            self._messages += reply.messages
+            self._restart(self._render("chat.open", lambda: a.chat.open(self._messages, self._tools)))
+            return
+        extension = self._render(
+            "chat.extend", lambda: a.chat.extend(self._messages, self._tools, turn.completion, reply.messages)
+        )
+        self._messages += reply.messages
+        if extension.restart:
+            self._restart(extension.ids)
+        else:
+            self._pending = extension.ids
+
+    def _restart(self, ids: tuple[int, ...]) -> None:
+        self._prompt, self._pending, self._last = [], ids, None
+        self._branch = self.attempt.branches
+        self.attempt.branches += 1
+
+    def _params(self, max_tokens: int | None, forced: Sequence[int], temperature: float) -> SamplingParams:
+        a, left = self.attempt, self.budget
+        if a.stop is not None:
+            raise EpisodeOver(a.stop)
+        if self.over is not None:
+            raise UserError("this branch is over: check session.done before sample(), or fork() from an earlier turn")
+        if left.turns <= 0:
+            raise a.end(Stop.max_turns)
+        if left.tokens is not None and left.tokens <= 0:
+            raise a.end(Stop.max_tokens)
+        if left.seconds is not None and left.seconds <= 0:
+            raise a.end(Stop.timeout)
+        if left.context is not None and left.context <= 0:
+            raise a.end(Stop.context)
+        allowed = [a.limits.max_turn_tokens if max_tokens is None else max_tokens]
+        allowed += [n for n in (left.tokens, left.context) if n is not None]
+        s, thought = a.sampling, a.limits.thought_tokens
+        return SamplingParams(
+            max_tokens=min(allowed), temperature=temperature, top_p=s.top_p, top_k=s.top_k, min_p=s.min_p,
+            stop_ids=a.chat.stop_ids, seed=stream(a.seed, "turn", len(a.turns)), forced=tuple(forced),
+            thought=None if thought is None else a.chat.thought_budget(thought), cache_key=f"{a.key}/{self._branch}",
+        )  # fmt: skip
+
+    def _check(self, prompt: list[int], completion: Completion) -> None:
+        """The engine consumed what we sent, and what it returned is whole."""
+        n = len(completion.ids)
+        if completion.prompt_crc != prompt_crc(prompt):
+            message = f"the engine consumed other ids than the {len(prompt)} it was sent (crc differs)"
+        elif not n == len(completion.sampled) == len(completion.logprobs):
+            message = f"{n} ids, {len(completion.sampled)} marks, {len(completion.logprobs)} logprobs"
+        elif completion.finish == Finish.cancelled:
+            message = "the request was cancelled by the engine"
+        else:
+            return
+        raise self.attempt.end(Stop.infra_fault, Failure(where="policy.sample", kind="TokenMismatch", message=message))
+
+    async def _answer(self, where: str, call: Awaitable[Reply]) -> Reply:
+        a = self.attempt
+        reply = await a.guard(where, call, Stop.env_fault, a.limits.env_seconds)
+        if not isinstance(reply, Reply):  # pyright: ignore[reportUnnecessaryIsInstance] - user code
+            error = EnvFault(f"{where} returned {type(reply).__name__!r}, expected phronesis.records.Reply")
+            raise a.end(Stop.env_fault, describe(where, error))
+        return shorten(reply, a.limits.reply_chars)
+
+    def _render(self, where: str, call: Callable[[], T]) -> T:
+        """Chat formats only fail on messages the environment made wrongly, so a failure here is the environment's."""
+        try:
+            return call()
+        except Exception as error:  # templates may raise anything
+            raise self.attempt.end(Stop.env_fault, describe(where, error)) from error
+
+
+def describe(where: str, error: BaseException) -> Failure:
+    """An exception as a record: type, text (first 2,000 characters), last six frames."""
+    frames = traceback.format_list(traceback.extract_tb(error.__traceback__)[-6:])
+    kind = type(error).__name__
+    text = str(error) if not isinstance(error, PolicyFault) else str(error.__cause__ or error)
+    return Failure(where=where, kind=kind, message=text[:2000], traceback="".join(frames) or None)
+
+
+def shorten(reply: Reply, limit: int) -> Reply:
+    """Cuts text parts longer than `limit` characters, saying so where the policy can read it.
+
+    >>> from phronesis.records import say
+    >>> shorten(Reply(messages=(say("user", "abcdef"),)), 4).messages[0].text
+    'abcd\\n[2 characters cut]'
+    """
+    if all(len(p.text) <= limit for m in reply.messages for p in m.content if isinstance(p, TextPart)):
+        return reply
+
+    def cut(message: Message) -> Message:
+        parts = tuple(
+            TextPart(text=f"{p.text[:limit]}\n[{len(p.text) - limit} characters cut]")
+            if isinstance(p, TextPart) and len(p.text) > limit
+            else p
+            for p in message.content
+        )
+        return msgspec.structs.replace(message, content=parts)
+
+    return msgspec.structs.replace(reply, messages=tuple(cut(m) for m in reply.messages))
