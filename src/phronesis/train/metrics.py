@@ -1,0 +1,130 @@
+"""The definition of every metric a run writes. A metric without an entry here fails a test; this file never imports torch.
+
+Definitions are for readers of a report: what the number is, over what it is taken, and what to make of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from phronesis.records.metric import Metric, Reducer
+
+
+def _metric(key: str, unit: str, definition: str, reducer: Reducer = "mean") -> Metric:
+    return Metric(key=key, unit=unit, reducer=reducer, definition=definition)
+
+
+_DEFINED = (
+    # is there a signal
+    _metric("reward/mean", "reward", "Mean reward of the step's scored episodes; faults are left out."),
+    _metric("reward/std", "reward", "Standard deviation of the reward over the step's scored episodes."),
+    _metric("reward/max", "reward", "Highest reward of the step's scored episodes.", "max"),
+    _metric("reward/min", "reward", "Lowest reward of the step's scored episodes.", "min"),
+    _metric(
+        "success/rate", "share", "Share of the step's scored episodes whose reward reaches the environment's success mark."
+    ),
+    _metric("heldout/success", "share", "Share of held-out episodes that succeed; their tasks are never trained on."),
+    _metric("heldout/reward", "reward", "Mean reward on held-out tasks."),
+    _metric("heldout/episodes", "episodes", "Held-out episodes behind the held-out numbers.", "sum"),
+    _metric("signal/zero_variance", "share", "Share of groups whose rewards are all equal, so that they teach nothing."),
+    _metric("signal/groups", "groups", "Groups that reached the update with a signal.", "sum"),
+    _metric("signal/dropped", "episodes", "Episodes left out of the update: faults, unscored, or no signal.", "sum"),
+    # what it does
+    _metric("episode/count", "episodes", "Episodes played in the step.", "sum"),
+    _metric("episode/turns", "turns", "Mean number of policy calls per episode."),
+    _metric("episode/tokens", "tokens", "Mean number of sampled tokens per episode."),
+    _metric("episode/think_tokens", "tokens", "Mean number of sampled tokens inside think blocks per episode."),
+    _metric(
+        "episode/truncated",
+        "share",
+        "Share of episodes ended by a limit (turns, tokens, context, time) instead of the environment.",
+    ),
+    _metric(
+        "episode/faults",
+        "share",
+        "Share of episodes ended by a fault of the environment or the machinery; they never reach the update.",
+    ),
+    _metric(
+        "episode/tool_errors",
+        "errors",
+        "Mean number of mistaken tool calls per episode (unknown tool, malformed or missing arguments).",
+    ),
+    _metric("episode/parse_errors", "errors", "Mean number of replies per episode that could not be parsed."),
+    _metric("episode/length_correct", "tokens", "Mean number of sampled tokens of successful episodes."),
+    _metric("episode/length_wrong", "tokens", "Mean number of sampled tokens of unsuccessful episodes."),
+    # is the update sane
+    _metric(
+        "policy/entropy",
+        "nats",
+        "Mean entropy of the sampling distribution per sampled token; near 0 the policy no longer explores.",
+    ),
+    _metric("policy/entropy_think", "nats", "Mean entropy per sampled token inside think blocks."),
+    _metric("policy/entropy_act", "nats", "Mean entropy per sampled token inside tool calls and answers."),
+    _metric(
+        "update/loss",
+        "loss",
+        "The objective being minimised; in reinforcement learning its level means little, jumps mean a lot.",
+    ),
+    _metric("update/grad_norm", "norm", "Euclidean norm of the gradient before clipping."),
+    _metric("update/lr", "per step", "Learning rate of the update.", "last"),
+    _metric(
+        "update/kl_k1",
+        "nats",
+        "Mean of old minus new log-probability per trained token: an unbiased estimate of the step's KL; may be negative.",
+    ),
+    _metric(
+        "update/kl_k3",
+        "nats",
+        "Mean of r - 1 - log r per trained token, r = new/old probability: a low-variance estimate of the step's KL.",
+    ),
+    _metric(
+        "update/clip_share", "share", "Share of trained tokens whose ratio was clipped; always 0 means that clipping is inert."
+    ),
+    _metric("update/ratio_max", "ratio", "Largest new/old probability ratio of a trained token.", "max"),
+    _metric("update/advantage_mean", "reward", "Mean advantage over trained tokens; near 0 for centred advantages."),
+    _metric("update/advantage_std", "reward", "Standard deviation of the advantage over trained tokens."),
+    _metric("update/tokens", "tokens", "Trained tokens in the update.", "sum"),
+    _metric(
+        "mismatch/kl",
+        "nats",
+        "Mean k3 divergence between the sampler's and the learner's probability of the same tokens under the same weights.",
+    ),
+    _metric(
+        "mismatch/max_logprob_difference",
+        "nats",
+        "Largest |difference| between the sampler's and the learner's log-probability of one token; above 0.01 the gradient is off-policy.",
+        "max",
+    ),
+    _metric(
+        "mismatch/mean_logprob_difference",
+        "nats",
+        "Mean |difference| between the sampler's and the learner's log-probabilities.",
+    ),
+    # supervised priming
+    _metric("prime/loss", "nats", "Mean negative log-likelihood per target token of the supervised traces."),
+    _metric("prime/accuracy", "share", "Share of target tokens whose most likely prediction is right."),
+    _metric("prime/grad_norm", "norm", "Euclidean norm of the supervised gradient before clipping."),
+    _metric("prime/lr", "per step", "Learning rate of the supervised update.", "last"),
+    _metric("prime/tokens", "tokens", "Target tokens of the supervised step.", "sum"),
+    # time and size
+    _metric("time/play", "seconds", "Wall-clock time spent playing episodes in the step.", "sum"),
+    _metric("time/learn", "seconds", "Wall-clock time spent on credit, batching and the update in the step.", "sum"),
+    _metric("time/step", "seconds", "Wall-clock time of the whole step.", "sum"),
+    _metric("time/evaluate", "seconds", "Wall-clock time spent on held-out evaluation in the step.", "sum"),
+    _metric("speed/play_tokens", "tokens/s", "Sampled tokens per second of playing."),
+    _metric("speed/learn_tokens", "tokens/s", "Tokens computed per second of learning."),
+    _metric("tokens/sampled", "tokens", "Tokens the policy sampled in the step.", "sum"),
+    _metric("tokens/context", "tokens", "Tokens that were given, not sampled: prompts, tool results, forced text.", "sum"),
+)
+
+METRICS: dict[str, Metric] = {m.key: m for m in _DEFINED}
+"""All definitions by key."""
+
+
+def undefined(keys: Iterable[str]) -> tuple[str, ...]:
+    """Keys without a definition, sorted.
+
+    >>> undefined(["reward/mean", "reward/meen"])
+    ('reward/meen',)
+    """
+    return tuple(sorted(set(keys) - METRICS.keys()))
