@@ -1,0 +1,60 @@
+# Everything starts here. Two commands on a machine with Python 3.11+:
+#
+#     make demo                      set up, then train and evaluate the quickstart agent
+#     make test                      set up for development, then every check and every test
+#
+# Variables: SEED and OUT (demo), PYTHON (interpreter that makes the environment), VENV (where it is made),
+# TORCH_INDEX (extra package index for torch; on Linux the CPU-only index named on the PyTorch installation page
+# saves a download of several gigabytes), WORKERS (parallel test processes).
+
+SEED ?= 0
+OUT ?= runs/quickstart-seed$(SEED)
+PYTHON ?= python3
+VENV ?= .venv
+WORKERS ?= 2
+TORCH_INDEX ?=
+
+BIN := $(VENV)/bin
+export PYTHON VENV TORCH_INDEX
+export OMP_WAIT_POLICY ?= passive
+
+.PHONY: help setup setup-dev demo test lint format bench clean
+.DEFAULT_GOAL := help
+
+help:  ## list the targets
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1 \2/p' $(MAKEFILE_LIST) | while read -r name text; do printf '  make %-10s %s\n' "$$name" "$$text"; done
+
+$(VENV)/.setup-run: pyproject.toml constraints.txt scripts/setup.sh
+	@sh scripts/setup.sh run
+
+$(VENV)/.setup-dev: pyproject.toml constraints.txt scripts/setup.sh
+	@sh scripts/setup.sh dev
+
+setup: $(VENV)/.setup-run  ## make the environment that runs things
+
+setup-dev: $(VENV)/.setup-dev  ## make the environment that also tests them
+
+demo: setup  ## train and evaluate the quickstart agent (SEED=0 OUT=runs/...)
+	@$(BIN)/phronesis train quickstart --seed $(SEED) --out "$(OUT)"
+	@echo "Report: $(OUT)/report.html"
+
+lint: setup-dev  ## style, types, layers, size budgets
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyright
+	$(BIN)/lint-imports
+	$(BIN)/python scripts/check_budgets.py
+
+test: lint  ## every check, then every test
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
+
+format: setup-dev  ## rewrite files in the house style
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: setup  ## measure against peers and print the table of docs/performance.md
+	$(BIN)/python -m bench
+
+clean:  ## remove what set-up and runs left behind (runs/ is kept)
+	rm -rf $(VENV) .venv-trl bench/results .pytest_cache .ruff_cache .hypothesis .import_linter_cache build dist
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
