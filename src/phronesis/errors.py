@@ -3,6 +3,7 @@
 PhronesisError
 ├── UserError                the caller can fix it: the CLI prints the message and exits with code 2
 │   ├── ConfigError          unknown key, impossible value or combination
+│   │   └── GroupTooSmall    a group baseline over a group of one
 │   ├── UnknownName          no recipe, environment or field of that name (suggests near ones)
 │   ├── CheckpointError      a checkpoint that is missing, corrupt or of an unsupported architecture
 │   ├── RunFolderError       a run folder that is missing, corrupt or belongs to another run
@@ -30,6 +31,10 @@ class UserError(PhronesisError):
 
 class ConfigError(UserError):
     """An unknown key, or a value or combination that cannot work."""
+
+
+class GroupTooSmall(ConfigError):
+    """A baseline that compares episodes of a group was given a group of one."""
 
 
 class UnknownName(UserError):

@@ -69,12 +69,14 @@ class LossInputs(NamedTuple):
 
 
 class LossOutput(NamedTuple):
-    """A loss and what it measured. Contributions of micro-batches combine by adding `loss` and `sums`."""
+    """A loss and what it measured. Micro-batches combine by adding `loss` and `sums` and taking the larger of `maxima`."""
 
     loss: Tensor
     """Scalar; minimise it."""
     sums: dict[str, Tensor]
     """Scalars by name, already divided by the step's token count, so that micro-batches add up to the step's mean."""
+    maxima: dict[str, Tensor]
+    """Scalars by name; the step's value is the largest of its parts."""
 
 
 def totals_of(sequence_N: Tensor, sequences: int, mask_N: Tensor | None = None) -> Totals:

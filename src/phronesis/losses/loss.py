@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import torch
 from msgspec import Struct
 from torch import Tensor
 
 from phronesis.errors import ConfigError
 from phronesis.losses.aggregation import Aggregation, TokenMean, aggregate
-from phronesis.losses.inputs import LossInputs, LossOutput, masked_sum
+from phronesis.losses.inputs import LossInputs, LossOutput, log_ratio, masked_sum
 from phronesis.losses.kl import kl_k1, kl_k2, kl_k3
 from phronesis.losses.policy_gradient import PPOClipLoss, ReinforceLoss
 from phronesis.losses.supervised import SupervisedLoss
@@ -53,7 +54,7 @@ def evaluate(config: LossConfig, inputs: LossInputs) -> LossOutput:
 
     Returns:
         `sums` holds `kl_k1`, `kl_k2`, `kl_k3` (from old to theta, nats), the objective's shares, and `entropy` when it was
-        computed; each divided by the step's token count.
+        computed; each divided by the step's token count. `maxima` holds `ratio`, the largest pi_theta / pi_old.
 
     Raises:
         ConfigError: an entropy bonus without `inputs.entropy_N`.
@@ -65,7 +66,11 @@ def evaluate(config: LossConfig, inputs: LossInputs) -> LossOutput:
         if inputs.entropy_N is None:
             raise ConfigError("an entropy bonus needs the exact entropy of each token; set `entropy = true` for the learner")
         loss_N = loss_N - config.entropy_bonus * inputs.entropy_N
-    return LossOutput(aggregate(loss_N, inputs, config.aggregation), _sums(inputs, terms.shares))
+    largest = log_ratio(inputs.logp_theta_N.detach(), inputs.logp_old_N)
+    if inputs.mask_N is not None:
+        largest = torch.where(inputs.mask_N, largest, -torch.inf)
+    maxima = {"ratio": largest.max().exp()} if largest.numel() else {}
+    return LossOutput(aggregate(loss_N, inputs, config.aggregation), _sums(inputs, terms.shares), maxima)
 
 
 def _sums(inputs: LossInputs, shares: dict[str, Tensor]) -> dict[str, Tensor]:

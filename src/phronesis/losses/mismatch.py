@@ -21,6 +21,8 @@ class Mismatch(NamedTuple):
     """How many tokens."""
     log_sum: float
     """Sum of log rho, nats."""
+    abs_sum: float
+    """Sum of |log rho|, nats."""
     k3_sum: float
     """Sum of rho - 1 - log rho, nats."""
     rho_sum: float
@@ -41,6 +43,11 @@ class Mismatch(NamedTuple):
     def k3(self) -> float:
         """Mean of rho - 1 - log rho, nats: the estimate of KL(sampler || learner) that is never negative."""
         return self.k3_sum / max(self.tokens, 1.0)
+
+    @property
+    def mean_abs(self) -> float:
+        """Mean of |log rho|, nats."""
+        return self.abs_sum / max(self.tokens, 1.0)
 
     @property
     def chi2(self) -> float:
@@ -68,6 +75,7 @@ class Mismatch(NamedTuple):
         return Mismatch(
             a.tokens + b.tokens,
             a.log_sum + b.log_sum,
+            a.abs_sum + b.abs_sum,
             a.k3_sum + b.k3_sum,
             a.rho_sum + b.rho_sum,
             a.rho_squared_sum + b.rho_squared_sum,
@@ -76,7 +84,7 @@ class Mismatch(NamedTuple):
         )
 
 
-NO_MISMATCH = Mismatch(0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0)
+NO_MISMATCH = Mismatch(0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0)
 """Of no tokens; the neutral element of `merge`."""
 
 
@@ -104,6 +112,7 @@ def mismatch(logp_old_N: Tensor, logp_infer_N: Tensor, mask_N: Tensor | None = N
     parts = torch.stack(
         (
             log_N.sum(),
+            sizes_N.sum(),
             (torch.expm1(log_N) - log_N).sum(),
             rho_N.sum(),
             rho_N.square().sum(),
@@ -111,5 +120,5 @@ def mismatch(logp_old_N: Tensor, logp_infer_N: Tensor, mask_N: Tensor | None = N
             (~(sizes_N <= bound)).sum().double(),
         )
     )
-    log_sum, k3_sum, rho_sum, rho_squared_sum, max_abs, above = cast("list[float]", parts.tolist())  # pyright: ignore[reportUnknownMemberType]
-    return Mismatch(float(raw_N.numel()), log_sum, k3_sum, rho_sum, rho_squared_sum, max_abs, above)
+    log_sum, abs_sum, k3_sum, rho_sum, rho_squared_sum, max_abs, above = cast("list[float]", parts.tolist())  # pyright: ignore[reportUnknownMemberType]
+    return Mismatch(float(raw_N.numel()), log_sum, abs_sum, k3_sum, rho_sum, rho_squared_sum, max_abs, above)

@@ -43,7 +43,13 @@ def reinforce(logp_theta_N: Tensor, advantages_N: Tensor) -> Tensor:
 
 
 def ppo_clip(
-    logp_theta_N: Tensor, logp_old_N: Tensor, advantages_N: Tensor, eps_low: float, eps_high: float, dual: float | None = None
+    logp_theta_N: Tensor,
+    logp_old_N: Tensor,
+    advantages_N: Tensor,
+    *,
+    eps_low: float,
+    eps_high: float,
+    dual: float | None = None,
 ) -> TokenTerms:
     """``-min(r A, clip(r, 1 - eps_low, 1 + eps_high) A)`` per token `[N]`, with r = pi_theta / pi_old.
 
