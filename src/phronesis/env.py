@@ -7,11 +7,11 @@ what an oracle and a random agent should score, so that `phronesis env check` ca
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol, runtime_checkable
 
-from phronesis.records import EpisodeGroup, Message, Reply, Reward, Task
+from phronesis.records import Conversation, EpisodeGroup, Message, Reply, Reward, Task
 
 
 @runtime_checkable
@@ -120,5 +120,8 @@ class EnvSpec:
     """Highest mean reward a random agent may reach; None when unknown."""
     max_turns: int = 16
     """Turns an episode needs at most; an oracle finishes within it."""
+    demonstrate: Callable[[int, int], Awaitable[Conversation]] | None = None
+    """`demonstrate(index, seed)`: one conversation of imperfect behaviour on training task `index`, for supervised
+    priming; None when the environment has no scripted behaviour."""
     oracle_tasks: int = 20
     """How many tasks the checker plays per agent."""

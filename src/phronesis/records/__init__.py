@@ -1,6 +1,7 @@
 """Frozen values that flow through the system. No torch, no numpy, no behaviour beyond derived properties."""
 
 from phronesis.records.batch import Batch, Segment
+from phronesis.records.conversation import Conversation
 from phronesis.records.credit import Credit
 from phronesis.records.episode import Episode, EpisodeGroup, Failure
 from phronesis.records.message import ImagePart, Message, Part, Role, TextPart, ToolCall, ToolSpec, say
@@ -11,6 +12,7 @@ from phronesis.records.turn import Effect, Finish, Reply, Span, SpanKind, Stop, 
 __all__ = [
     "Batch",
     "Component",
+    "Conversation",
     "Credit",
     "Effect",
     "Episode",

@@ -1,0 +1,127 @@
+"""Ledger tasks: which accounts a question asks about, and what the books say of them.
+
+A task is generated from (split, index) alone. Its content key hashes the books and the question; the key, not the index,
+decides the split, so no held-out problem can occur in training.
+
+>>> question(["amber", "jade"])
+'Find the total of "amber" and "jade".'
+"""
+
+from __future__ import annotations
+
+import random
+from hashlib import blake2b
+
+from msgspec import Struct
+
+from phronesis.errors import ConfigError
+from phronesis.records import Task, say
+from phronesis.seeding import rng
+
+NAMES = (
+    "agate", "amber", "basalt", "beryl", "cobalt", "copper", "coral", "flint", "garnet", "granite", "jade", "jasper",
+    "marble", "nickel", "onyx", "opal", "pearl", "quartz", "ruby", "silver", "slate", "topaz", "tungsten", "zinc",
+)  # fmt: skip
+"""Account names."""
+HELDOUT_SHARE = 5
+"""One problem in this many belongs to the held-out split."""
+
+
+class Dials(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How hard the tasks are."""
+
+    min_difficulty: int = 1
+    """Easiest level drawn, from 1: two accounts, plain entries."""
+    max_difficulty: int = 3
+    """Hardest level drawn, up to 4: each level adds an account or a redirect; from 3 on an account may be missing."""
+    max_amount: int = 9
+    """Largest amount of an account, in [1, 99]."""
+    busy: float = 0.15
+    """Chance that a look-up answers "busy" instead, in [0, 0.9]."""
+    max_busy: int = 3
+    """Most busy answers per episode, so that an oracle always finishes in time."""
+
+    def validate(self) -> None:
+        """Raises ConfigError for values out of range."""
+        if not 1 <= self.min_difficulty <= self.max_difficulty <= 4:
+            raise ConfigError(
+                f"ledger needs 1 <= min_difficulty <= max_difficulty <= 4, got {self.min_difficulty!r} and {self.max_difficulty!r}"
+            )
+        if not 1 <= self.max_amount <= 99:
+            raise ConfigError(f"ledger max_amount must be in [1, 99], got {self.max_amount!r}")
+        if not 0 <= self.busy <= 0.9 or self.max_busy < 0:
+            raise ConfigError(f"ledger busy must be in [0, 0.9] and max_busy at least 0, got {self.busy!r} and {self.max_busy!r}")
+
+
+class Books(Struct, frozen=True, kw_only=True):
+    """What the database of one task holds."""
+
+    amounts: dict[str, int]
+    """Amount of every account that exists."""
+    renamed: dict[str, str]
+    """Old name to new name; new names exist in `amounts`."""
+    asked: tuple[str, ...]
+    """Names in the question, in order."""
+
+    @property
+    def answer(self) -> int:
+        """Sum over the asked names, redirects followed, missing accounts counting 0."""
+        return sum(self.amounts.get(self.renamed.get(name, name), 0) for name in self.asked)
+
+    @property
+    def key(self) -> str:
+        """Hash of everything that makes this problem this problem."""
+        facts = (sorted(self.amounts.items()), sorted(self.renamed.items()), self.asked)
+        return blake2b(repr(facts).encode(), digest_size=8).hexdigest()
+
+
+def question(names: list[str] | tuple[str, ...]) -> str:
+    """The question in words."""
+    quoted = [f'"{name}"' for name in names]
+    return f"Find the total of {', '.join(quoted[:-1])} and {quoted[-1]}."
+
+
+def books(source: random.Random, difficulty: int, max_amount: int) -> Books:
+    """Random books for one difficulty level.
+
+    Level 1 asks for 2 plain accounts; 2 for 2 with a redirect; 3 for 3 with a redirect, sometimes a missing one; 4 for 4
+    with two redirects, sometimes a missing one.
+    """
+    asked_n, redirects = {1: (2, 0), 2: (2, 1), 3: (3, 1), 4: (4, 2)}[difficulty]
+    names = source.sample(NAMES, asked_n + redirects + 4)
+    asked, targets, bystanders = names[:asked_n], names[asked_n : asked_n + redirects], names[asked_n + redirects :]
+    moved = source.sample(asked, redirects)
+    plain = [name for name in asked if name not in moved]
+    missing = [plain[0]] if difficulty >= 3 and source.random() < 0.3 else []
+    holders = [name for name in plain if name not in missing] + targets + bystanders
+    return Books(
+        amounts={name: source.randint(1, max_amount) for name in sorted(holders)},
+        renamed=dict(zip(moved, targets, strict=True)),
+        asked=tuple(asked),
+    )
+
+
+def task(dials: Dials, split: str, index: int) -> Task:
+    """The task of that split and index, the same on every machine."""
+    source = rng(index, "ledger", split)
+    while True:
+        difficulty = source.randint(dials.min_difficulty, dials.max_difficulty)
+        drawn = books(source, difficulty, dials.max_amount)
+        heldout = int(drawn.key, 16) % HELDOUT_SHARE == 0
+        if heldout == (split != "train"):
+            break
+    return Task(
+        id=f"ledger-{split}-{index}",
+        env="ledger",
+        messages=(say("user", question(drawn.asked)),),
+        payload={"amounts": drawn.amounts, "renamed": drawn.renamed, "asked": list(drawn.asked), "answer": drawn.answer},
+        split=split,
+        difficulty=float(difficulty),
+        content_key=drawn.key,
+    )
+
+
+def books_of(task: Task) -> Books:
+    """The hidden books of a task."""
+    p = task.payload
+    return Books(amounts=p["amounts"], renamed=p["renamed"], asked=tuple(p["asked"]))

@@ -1,0 +1,71 @@
+"""What a step's episodes say, as metrics. Definitions are in `phronesis.train.metrics`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from statistics import fmean, pstdev
+
+from phronesis.env import EnvSpec
+from phronesis.evals.run import succeeded
+from phronesis.records import Credit, Episode, EpisodeGroup
+
+
+def episode_metrics(spec: EnvSpec, groups: Sequence[EpisodeGroup], credits: Sequence[Credit]) -> dict[str, float]:
+    """Metrics of one step's episodes. A metric that cannot be computed (no scored episode, say) is absent, not 0."""
+    episodes = [e for g in groups for e in g.episodes]
+    metrics = {
+        "episode/count": float(len(episodes)),
+        "episode/faults": fmean(e.stop.is_fault for e in episodes),
+        "episode/truncated": fmean(e.stop.is_truncated for e in episodes),
+        "episode/turns": fmean(len(e.turns) for e in episodes),
+        "episode/tokens": fmean(e.sampled_tokens for e in episodes),
+        "episode/tool_errors": fmean(len(e.errors) for e in episodes),
+        "episode/parse_errors": fmean(sum(t.parse_error is not None for t in e.turns) for e in episodes),
+        "signal/zero_variance": fmean(c.zero_variance for c in credits),
+        "signal/groups": float(sum(not c.zero_variance for c in credits)),
+        "signal/dropped": float(sum(v is None for c in credits for v in c.values)),
+        "tokens/sampled": float(sum(e.sampled_tokens for e in episodes)),
+        "tokens/context": float(sum(e.context_tokens for e in episodes)),
+    }
+    return metrics | _rewards(spec, episodes) | _entropies(episodes)
+
+
+def _rewards(spec: EnvSpec, episodes: Sequence[Episode]) -> dict[str, float]:
+    rewards = [e.reward.value for e in episodes if e.reward is not None and e.reward.value is not None]
+    if not rewards:
+        return {}
+    outcomes = [(e, ok) for e in episodes if (ok := succeeded(spec, e)) is not None]
+    metrics = {
+        "reward/mean": fmean(rewards),
+        "reward/std": pstdev(rewards),
+        "reward/max": max(rewards),
+        "reward/min": min(rewards),
+        "success/rate": fmean(ok for _, ok in outcomes),
+    }
+    for key, wanted in (("episode/length_correct", True), ("episode/length_wrong", False)):
+        lengths = [e.sampled_tokens for e, ok in outcomes if ok is wanted]
+        if lengths:
+            metrics[key] = fmean(lengths)
+    return metrics
+
+
+def _entropies(episodes: Sequence[Episode]) -> dict[str, float]:
+    """Mean entropy of sampled tokens: all of them, in think blocks, in everything else; and the size of think blocks."""
+    total, think, acts, thought_tokens = list[float](), list[float](), list[float](), 0
+    for turn in (t for e in episodes for t in e.turns):
+        inside = [False] * len(turn.completion)
+        for span in turn.spans:
+            if span.kind == "think":
+                inside[span.start : span.end] = [True] * (span.end - span.start)
+        thought_tokens += sum(i and s for i, s in zip(inside, turn.sampled, strict=True))
+        if turn.entropies is None:
+            continue
+        for entropy, sampled, thinking in zip(turn.entropies, turn.sampled, inside, strict=True):
+            if sampled:
+                total.append(entropy)
+                (think if thinking else acts).append(entropy)
+    metrics = {"episode/think_tokens": thought_tokens / len(episodes)}
+    for key, values in (("policy/entropy", total), ("policy/entropy_think", think), ("policy/entropy_act", acts)):
+        if values:
+            metrics[key] = fmean(values)
+    return metrics
