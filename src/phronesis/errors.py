@@ -8,6 +8,7 @@ PhronesisError
 │   ├── CheckpointError      a checkpoint that is missing, corrupt or of an unsupported architecture
 │   ├── RunFolderError       a run folder that is missing, corrupt or belongs to another run
 │   └── TemplateError        a tokenizer or chat template that cannot be used token-exactly
+├── ToolError                a tool call the policy got wrong; its text goes back to the policy, nothing is broken
 ├── EpisodeFault             something broke inside one episode; recorded as `Episode.failure`, never raised by play
 │   ├── EnvFault             the environment, tool or rubric raised, hung or broke its contract
 │   └── PolicyFault          the engine failed to answer
@@ -38,14 +39,16 @@ class GroupTooSmall(ConfigError):
 
 
 class UnknownName(UserError):
-    """A name that is not known, with the nearest known ones."""
+    """A name that is not known, with the nearest known ones. Dotted names are compared by their last part."""
 
     def __init__(self, kind: str, name: str, known: Iterable[str]):
         names = sorted(known)
-        near = get_close_matches(name, names, n=3, cutoff=0.5)
-        hint = f"did you mean {' or '.join(repr(n) for n in near)}?" if near else f"known: {', '.join(names)}"
+        last = {n: n.rpartition(".")[2].lower() for n in names}
+        near_last = get_close_matches(name.rpartition(".")[2].lower(), list(dict.fromkeys(last.values())), n=3, cutoff=0.6)
+        near = [n for part in near_last for n in names if last[n] == part][:3]
+        hint = f"did you mean {' or '.join(repr(n) for n in near)}?" if near else f"known: {', '.join(names) or 'none'}"
         super().__init__(f"unknown {kind} {name!r}; {hint}")
-        self.kind, self.name, self.known = kind, name, names
+        self.kind, self.name, self.known, self.near = kind, name, names, near
 
     def __reduce__(self) -> tuple[type[UnknownName], tuple[str, str, list[str]]]:
         return type(self), (self.kind, self.name, self.known)
@@ -61,6 +64,20 @@ class RunFolderError(UserError):
 
 class TemplateError(UserError):
     """A tokenizer or chat template that cannot be used token-exactly; says why."""
+
+
+class ToolError(PhronesisError):
+    """A tool call that cannot be done as asked. The text goes back to the policy, which may try again; `kind` is counted.
+
+    A tool raises it to refuse: ``raise ToolError("no page 7; the last page is 5")``.
+    """
+
+    def __init__(self, message: str, kind: str = "tool_raised"):
+        super().__init__(message)
+        self.kind = kind
+
+    def __reduce__(self) -> tuple[type[ToolError], tuple[str, str]]:
+        return type(self), (str(self), self.kind)
 
 
 class EpisodeFault(PhronesisError):
