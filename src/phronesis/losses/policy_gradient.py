@@ -99,4 +99,5 @@ class PPOClipLoss(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True,
 
     def terms(self, inputs: LossInputs) -> TokenTerms:
         """Applies `ppo_clip` to theta against old."""
-        return ppo_clip(inputs.logp_theta_N, inputs.logp_old_N, inputs.advantages_N, self.eps_low, self.eps_high, self.dual)
+        old_N, theta_N, advantages_N = inputs.logp_old_N, inputs.logp_theta_N, inputs.advantages_N
+        return ppo_clip(theta_N, old_N, advantages_N, eps_low=self.eps_low, eps_high=self.eps_high, dual=self.dual)
