@@ -1,0 +1,37 @@
+"""Users' own code, named by import path."""
+
+from __future__ import annotations
+
+import importlib
+
+from phronesis.errors import ConfigError, UnknownName
+
+
+def import_path(path: str) -> object:
+    """The object at ``package.module:attribute`` (attributes may be dotted).
+
+    Raises:
+        ConfigError: not of that form, no such module, the module fails to import, or it has no such attribute.
+
+    >>> import_path("math:tau")
+    6.283185307179586
+    """
+    module_name, colon, attribute = path.partition(":")
+    if not (colon and attribute and all(p.isidentifier() for p in [*module_name.split("."), *attribute.split(".")])):
+        raise ConfigError(f"{path!r} is not an import path; write 'package.module:attribute'")
+    try:
+        found: object = importlib.import_module(module_name)
+    except ModuleNotFoundError as error:
+        if error.name is not None and (module_name == error.name or module_name.startswith(error.name + ".")):
+            raise ConfigError(
+                f"no module {error.name!r} (from {path!r}); install it, or put its folder on PYTHONPATH"
+            ) from error
+        raise ConfigError(f"importing {module_name!r} needs the module {error.name!r}, which is not installed") from error
+    except Exception as error:  # a user's module may raise anything while it is imported
+        raise ConfigError(f"importing {module_name!r} failed with {type(error).__name__}: {error}") from error
+    for part in attribute.split("."):
+        if not hasattr(found, part):
+            public = [n for n in dir(found) if not n.startswith("_")]
+            raise ConfigError(str(UnknownName(f"attribute of {module_name}", part, public)))
+        found = getattr(found, part)
+    return found
