@@ -10,10 +10,10 @@ decides the split, so no held-out problem can occur in training.
 from __future__ import annotations
 
 import random
-from hashlib import blake2b
 
 from msgspec import Struct
 
+from phronesis.envs.digest import digest, split_of
 from phronesis.errors import ConfigError
 from phronesis.records import Task, say
 from phronesis.seeding import rng
@@ -23,8 +23,6 @@ NAMES = (
     "marble", "nickel", "onyx", "opal", "pearl", "quartz", "ruby", "silver", "slate", "topaz", "tungsten", "zinc",
 )  # fmt: skip
 """Account names."""
-HELDOUT_SHARE = 5
-"""One problem in this many belongs to the held-out split."""
 
 
 class Dials(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -45,12 +43,15 @@ class Dials(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         """Raises ConfigError for values out of range."""
         if not 1 <= self.min_difficulty <= self.max_difficulty <= 4:
             raise ConfigError(
-                f"ledger needs 1 <= min_difficulty <= max_difficulty <= 4, got {self.min_difficulty!r} and {self.max_difficulty!r}"
+                "ledger needs 1 <= min_difficulty <= max_difficulty <= 4, "
+                f"got {self.min_difficulty!r} and {self.max_difficulty!r}"
             )
         if not 1 <= self.max_amount <= 99:
             raise ConfigError(f"ledger max_amount must be in [1, 99], got {self.max_amount!r}")
         if not 0 <= self.busy <= 0.9 or self.max_busy < 0:
-            raise ConfigError(f"ledger busy must be in [0, 0.9] and max_busy at least 0, got {self.busy!r} and {self.max_busy!r}")
+            raise ConfigError(
+                f"ledger busy must be in [0, 0.9] and max_busy at least 0, got {self.busy!r} and {self.max_busy!r}"
+            )
 
 
 class Books(Struct, frozen=True, kw_only=True):
@@ -71,8 +72,7 @@ class Books(Struct, frozen=True, kw_only=True):
     @property
     def key(self) -> str:
         """Hash of everything that makes this problem this problem."""
-        facts = (sorted(self.amounts.items()), sorted(self.renamed.items()), self.asked)
-        return blake2b(repr(facts).encode(), digest_size=8).hexdigest()
+        return digest({"amounts": {**self.amounts}, "renamed": {**self.renamed}, "asked": self.asked})
 
 
 def question(names: list[str] | tuple[str, ...]) -> str:
@@ -107,8 +107,7 @@ def task(dials: Dials, split: str, index: int) -> Task:
     while True:
         difficulty = source.randint(dials.min_difficulty, dials.max_difficulty)
         drawn = books(source, difficulty, dials.max_amount)
-        heldout = int(drawn.key, 16) % HELDOUT_SHARE == 0
-        if heldout == (split != "train"):
+        if split_of(drawn.key) == ("train" if split == "train" else "heldout"):
             break
     return Task(
         id=f"ledger-{split}-{index}",
