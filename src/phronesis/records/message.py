@@ -39,6 +39,8 @@ class ToolCall(Struct, frozen=True, kw_only=True):
     """Parsed JSON object; empty when `error` is set."""
     error: str | None = None
     """Why the call could not be parsed; None when it could."""
+    raw: str | None = None
+    """What was written instead of a call, tags included, so that history can show it again; None unless `error` is set."""
 
 
 class ToolSpec(Struct, frozen=True, kw_only=True):
