@@ -38,6 +38,12 @@ class Batch(Struct, frozen=True, kw_only=True):
     """Episode ids that contribute, in order."""
     dropped: dict[str, int] = {}
     """How many episodes were left out, by reason."""
+    sequence_tokens: tuple[int, ...]
+    """Trained tokens of each of `episodes` in the whole step, also when this batch is only a part of it."""
+    total_tokens: int
+    """Trained tokens of the whole step: the denominator of token means. May count episodes that were left out."""
+    total_sequences: int
+    """Sequences of the whole step: the denominator of sequence means. May count episodes that were left out."""
 
     @property
     def tokens(self) -> int:

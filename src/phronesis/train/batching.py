@@ -1,0 +1,235 @@
+"""From scored groups and their credit to one batch, with a proof that its tokens are those the policy sampled.
+
+Every token of an episode appears once, on its path; prompts shared within a group or across the batch are one segment, so
+they are computed once. The rule this module keeps: nothing is dropped without being counted in `Batch.dropped`, and a batch
+whose ids, masks, lengths or prompt checksums do not agree with its episodes is an error, never trained on.
+"""
+
+from __future__ import annotations
+
+import zlib
+from array import array
+from collections import Counter
+from collections.abc import Sequence
+from math import isfinite
+from typing import NamedTuple
+
+from msgspec import Struct
+
+from phronesis.errors import ConfigError, TrainingError
+from phronesis.records import Batch, Credit, Episode, EpisodeGroup, Segment, Turn
+from phronesis.train.forest import Anchor, Forest
+
+TurnValues = tuple[tuple[float, ...], ...]
+
+
+class BatchConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What goes into a batch."""
+
+    drop_silent: bool = True
+    """Leave out episodes whose credit is 0 everywhere: they add no policy gradient. Set False with an entropy bonus."""
+    count_silent: bool = True
+    """Let left-out silent episodes count in the denominators, so that dropping them changes no gradient."""
+    shortest_prefix: int = 16
+    """Tokens a prefix common to different prompts needs to be computed once, at least 1."""
+
+    def __post_init__(self) -> None:
+        if self.shortest_prefix < 1:
+            raise ConfigError(f"shortest_prefix {self.shortest_prefix!r} must be at least 1")
+
+
+class _Member(NamedTuple):
+    episode: Episode
+    values: TurnValues
+    tokens: int
+
+
+def build_batch(groups: Sequence[EpisodeGroup], credits: Sequence[Credit], config: BatchConfig | None = None) -> Batch:
+    """All trained tokens of a step as a forest of segments.
+
+    Args:
+        groups: scored groups.
+        credits: the credit of each, in the same order.
+        config: what to leave out; None means the defaults.
+
+    Returns:
+        A batch; without segments when nothing carries a signal. `dropped` counts left-out episodes by the credit rule's
+        reason, and as ``no_tokens`` (nothing sampled) or ``no_signal`` (all credit 0).
+
+    Raises:
+        TrainingError: credit and group do not belong together, or an episode's records contradict one another.
+
+    Two episodes that answer one prompt of 20 tokens with 5 and 7 sampled tokens make three segments: the prompt, and under
+    it two of 5 and 7 tokens.
+    """
+    config = config or BatchConfig()
+    dropped: Counter[str] = Counter()
+    kept: list[_Member] = []
+    total_tokens = total_sequences = 0
+    for member in _members(groups, credits, dropped):
+        silent = config.drop_silent and not any(any(row) for row in member.values)
+        if not silent or config.count_silent:
+            total_tokens += member.tokens
+            total_sequences += 1
+        if silent:
+            dropped["no_signal"] += 1
+        else:
+            kept.append(member)
+    return Batch(
+        segments=_segments(kept, config.shortest_prefix),
+        episodes=tuple(m.episode.id for m in kept),
+        dropped=dict(dropped),
+        sequence_tokens=tuple(m.tokens for m in kept),
+        total_tokens=total_tokens,
+        total_sequences=total_sequences,
+    )
+
+
+def _members(groups: Sequence[EpisodeGroup], credits: Sequence[Credit], dropped: Counter[str]) -> list[_Member]:
+    """Episodes with credit and sampled tokens, verified; the others are counted."""
+    if len(groups) != len(credits):
+        raise TrainingError(f"{len(groups)} groups but {len(credits)} credits")
+    found: list[_Member] = []
+    for group, credit in zip(groups, credits, strict=True):
+        if credit.group != group.id or not len(credit.values) == len(credit.reasons) == len(group.episodes):
+            raise TrainingError(
+                f"credit of group {credit.group!r} ({len(credit.values)} episodes) does not belong to group "
+                f"{group.id!r} ({len(group.episodes)} episodes)"
+            )
+        for episode, values, reason in zip(group.episodes, credit.values, credit.reasons, strict=True):
+            if values is None:
+                dropped[reason or "left_out"] += 1
+                continue
+            verify(episode, values)
+            tokens = episode.sampled_tokens
+            if tokens:
+                found.append(_Member(episode, values, tokens))
+            else:
+                dropped["no_tokens"] += 1
+    return found
+
+
+def verify(episode: Episode, values: TurnValues) -> None:
+    """Proves that an episode's records and credit agree: what is trained is what was sampled, after what was consumed.
+
+    Raises:
+        TrainingError: naming episode and turn: lengths differ, a checksum differs, a number is not finite, credit lies on a
+            forced token, a parent comes after its child, or a root has no prompt.
+    """
+    if len(values) != len(episode.turns):
+        raise TrainingError(f"episode {episode.id!r} has {len(episode.turns)} turns but credit for {len(values)}")
+    ends: list[int] = []
+    for k, (turn, row) in enumerate(zip(episode.turns, values, strict=True)):
+        if turn.parent is not None and not 0 <= turn.parent < k:
+            raise _broken(episode, k, f"its parent {turn.parent} does not come before it")
+        if turn.parent is None and not turn.context:
+            raise _broken(episode, k, "it begins without a prompt, so nothing predicts its first token")
+        prompt = _crc(turn.context, 0 if turn.parent is None else ends[turn.parent])
+        if prompt != turn.prompt_crc:
+            raise _broken(episode, k, f"the engine consumed other ids than recorded (crc {turn.prompt_crc} against {prompt})")
+        ends.append(_crc(turn.completion, prompt))
+        fault = _numbers(turn, row)
+        if fault is not None:
+            raise _broken(episode, k, fault)
+
+
+def _numbers(turn: Turn, row: tuple[float, ...]) -> str | None:
+    n = len(turn.completion)
+    if not n == len(turn.sampled) == len(turn.logprobs) == len(row):
+        return f"{n} ids, {len(turn.sampled)} marks, {len(turn.logprobs)} logprobs, {len(row)} credits"
+    if not all(isfinite(p) for p, s in zip(turn.logprobs, turn.sampled, strict=True) if s):
+        return "a sampled token has a logprob that is not finite"
+    if not all(map(isfinite, row)):
+        return "its credit is not finite"
+    if any(a and not s for a, s in zip(row, turn.sampled, strict=True)):
+        return "a forced token has credit; only sampled tokens can be trained"
+    return None
+
+
+def _broken(episode: Episode, turn: int, what: str) -> TrainingError:
+    return TrainingError(f"episode {episode.id!r}, turn {turn}: {what}")
+
+
+def _crc(ids: Sequence[int], start: int) -> int:
+    """`phronesis.policy.prompt_crc` of a longer sequence, continued from the checksum of its beginning."""
+    return zlib.crc32(array("i", ids).tobytes(), start)
+
+
+def _segments(kept: Sequence[_Member], shortest: int) -> tuple[Segment, ...]:
+    forest = Forest()
+    prompts = [t.context for m in kept for t in m.episode.turns if t.parent is None]
+    anchors = forest.share(prompts, shortest)
+    for index, member in enumerate(kept):
+        _Growth(forest, member, index).grow_roots(anchors)
+    trained = sum(sum(s.mask) for s in forest.segments)
+    sampled = sum(m.tokens for m in kept)
+    if trained != sampled:
+        raise TrainingError(f"the batch would train {trained} tokens, but {sampled} were sampled")
+    return tuple(forest.segments)
+
+
+class _Growth:
+    """Adds one episode's turns to a forest: a branch-free run of turns is one segment."""
+
+    def __init__(self, forest: Forest, member: _Member, index: int):
+        self.forest, self.index = forest, index
+        self.turns, self.values = member.episode.turns, member.values
+        self.children: dict[int | None, list[int]] = {}
+        for k, turn in enumerate(self.turns):
+            self.children.setdefault(turn.parent, []).append(k)
+
+    def grow_roots(self, anchors: dict[tuple[int, ...], Anchor]) -> None:
+        """Adds every trajectory of the episode under its prompt."""
+        for k in self.children.get(None, []):
+            anchor = anchors[self.turns[k].context]
+            self.grow(k, anchor.segment, anchor.rest)
+
+    def grow(self, k: int, parent: int | None, context: tuple[int, ...]) -> None:
+        """Adds turn `k` after `context`, and all that follows it."""
+        ids: list[int] = []
+        mask: list[bool] = []
+        logprobs: list[float] = []
+        advantages: list[float] = []
+        turns: list[int] = []
+        temperature = self._temperature(k)
+        while True:
+            turn, n = self.turns[k], len(context)
+            ids += context + turn.completion
+            mask += (False,) * n + turn.sampled
+            logprobs += (0.0,) * n + tuple(p if s else 0.0 for p, s in zip(turn.logprobs, turn.sampled, strict=True))
+            advantages += (0.0,) * n + self.values[k]
+            turns += (-1,) * n + tuple(k if s else -1 for s in turn.sampled)
+            following = self.children.get(k, [])
+            if len(following) != 1 or self._temperature(following[0]) != temperature:
+                break
+            k = following[0]
+            context = self.turns[k].context
+        if ids:
+            parent = self.forest.add(
+                Segment(
+                    parent=parent,
+                    ids=tuple(ids),
+                    mask=tuple(mask),
+                    logprobs=tuple(logprobs),
+                    advantages=tuple(advantages),
+                    turns=tuple(turns),
+                    episode=self.index,
+                    temperature=temperature,
+                )
+            )
+        self._fork(following, parent)
+
+    def _fork(self, siblings: Sequence[int], parent: int | None) -> None:
+        """Adds turns that extend the same turn; a context several of them share is computed once."""
+        uses = Counter(self.turns[k].context for k in siblings)
+        shared = {c: self.forest.context(parent, c, self.index) for c, n in uses.items() if n > 1 and c}
+        for k in siblings:
+            context = self.turns[k].context
+            if context in shared:
+                self.grow(k, shared[context], ())
+            else:
+                self.grow(k, parent, context)
+
+    def _temperature(self, k: int) -> float:
+        """Temperature the logprobs refer to: 1 for greedy turns."""
+        return self.turns[k].temperature or 1.0

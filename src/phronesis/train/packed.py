@@ -1,0 +1,106 @@
+"""A batch as tensors.
+
+Shapes: N packed tokens (segments one after the other), K trained tokens, S sequences. The distribution of a token comes from
+its predecessor on its path, and the predecessor of a segment's first token is the last token of its parent.
+"""
+
+from __future__ import annotations
+
+from itertools import chain
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from phronesis.errors import TrainingError
+from phronesis.losses import LossInputs, Totals
+from phronesis.records import Batch
+
+
+class Packed(NamedTuple):
+    """What the learner computes on."""
+
+    ids_N: Tensor
+    """int64 token ids."""
+    lengths: tuple[int, ...]
+    """Tokens of each segment."""
+    parents: tuple[int | None, ...]
+    """Segment each segment extends; None at roots."""
+    predictors_K: Tensor
+    """int64: position in `ids_N` whose hidden state predicts each trained token."""
+    targets_K: Tensor
+    """int64: the trained tokens' ids."""
+    logp_infer_K: Tensor
+    """float32 nats, as recorded by the sampler."""
+    advantages_K: Tensor
+    """float32."""
+    temperatures_K: Tensor | None
+    """float32; None when all are 1."""
+    sequence_K: Tensor
+    """int64: index into `Batch.episodes`."""
+    turn_K: Tensor
+    """int64."""
+    totals: Totals
+    """Denominators of the whole step."""
+
+    def inputs(self, logp_theta_K: Tensor, logp_old_K: Tensor, entropy_K: Tensor | None = None) -> LossInputs:
+        """What a loss reads."""
+        return LossInputs(
+            logp_theta_N=logp_theta_K,
+            logp_old_N=logp_old_K,
+            logp_infer_N=self.logp_infer_K,
+            advantages_N=self.advantages_K,
+            sequence_N=self.sequence_K,
+            turn_N=self.turn_K,
+            totals=self.totals,
+            entropy_N=entropy_K,
+        )
+
+
+def pack(batch: Batch, device: torch.device | str = "cpu") -> Packed:
+    """Tensors of a batch on `device`.
+
+    Segments (1 2 3) and, under it, (4 5) with both trained: predictors are positions 2 and 3, targets 4 and 5.
+
+    Raises:
+        TrainingError: the first token of a root is trained; nothing predicts it.
+    """
+    segments, n = batch.segments, batch.tokens
+    lengths = [len(s.ids) for s in segments]
+    ends_S = np.cumsum(np.array(lengths, dtype=np.int64)) if lengths else np.zeros(0, dtype=np.int64)
+    starts = [int(end) - length for end, length in zip(ends_S, lengths, strict=True)]
+    mask_N = np.fromiter(chain.from_iterable(s.mask for s in segments), dtype=np.bool_, count=n)
+    before_N = np.arange(-1, n - 1, dtype=np.int64)
+    for start, s in zip(starts, segments, strict=True):
+        before_N[start] = -1 if s.parent is None else ends_S[s.parent] - 1
+    predictors_K = before_N[mask_N]
+    if (predictors_K < 0).any():
+        raise TrainingError("the first token of a root segment is marked as trained, but nothing predicts it")
+    ids_N = np.fromiter(chain.from_iterable(s.ids for s in segments), dtype=np.int64, count=n)
+    counts = [sum(s.mask) for s in segments]
+    temperatures_K = np.repeat(np.array([s.temperature for s in segments], dtype=np.float32), counts)
+
+    def floats(rows: list[tuple[float, ...]]) -> Tensor:
+        return torch.from_numpy(np.fromiter(chain.from_iterable(rows), dtype=np.float32, count=n)[mask_N]).to(device)  # pyright: ignore[reportUnknownMemberType]
+
+    def integers(row: np.ndarray) -> Tensor:
+        return torch.from_numpy(row.astype(np.int64)).to(device)  # pyright: ignore[reportUnknownMemberType]
+
+    return Packed(
+        ids_N=integers(ids_N),
+        lengths=tuple(lengths),
+        parents=tuple(s.parent for s in segments),
+        predictors_K=integers(predictors_K),
+        targets_K=integers(ids_N[mask_N]),
+        logp_infer_K=floats([s.logprobs for s in segments]),
+        advantages_K=floats([s.advantages for s in segments]),
+        temperatures_K=None if (temperatures_K == 1).all() else torch.from_numpy(temperatures_K).to(device),  # pyright: ignore[reportUnknownMemberType]
+        sequence_K=integers(np.repeat(np.array([s.episode for s in segments], dtype=np.int64), counts)),
+        turn_K=integers(np.fromiter(chain.from_iterable(s.turns for s in segments), dtype=np.int64, count=n)[mask_N]),
+        totals=Totals(
+            tokens=batch.total_tokens,
+            sequences=batch.total_sequences,
+            tokens_S=torch.tensor(batch.sequence_tokens, dtype=torch.int64, device=device),
+        ),
+    )

@@ -1,0 +1,170 @@
+"""Parts of a batch: micro-batches that add up to it, and mini-batches that are steps of their own."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import msgspec
+
+from phronesis.errors import ConfigError
+from phronesis.records import Batch, Segment
+from phronesis.seeding import rng
+
+
+class _Tree:
+    """Child lists and token counts of a batch's segments."""
+
+    def __init__(self, batch: Batch):
+        self.segments = batch.segments
+        self.children: list[list[int]] = [[] for _ in self.segments]
+        self.roots: list[int] = []
+        for i, s in enumerate(self.segments):
+            (self.roots if s.parent is None else self.children[s.parent]).append(i)
+        self.below = [len(s.ids) for s in self.segments]
+        self.above = [0] * len(self.segments)
+        for i in reversed(range(len(self.segments))):
+            parent = self.segments[i].parent
+            if parent is not None:
+                self.below[parent] += self.below[i]
+        for i, s in enumerate(self.segments):
+            if s.parent is not None:
+                self.above[i] = self.above[s.parent] + len(self.segments[s.parent].ids)
+
+    def ancestors(self, i: int) -> list[int]:
+        """Indices above `i`, nearest first."""
+        found: list[int] = []
+        at = self.segments[i].parent
+        while at is not None:
+            found.append(at)
+            at = self.segments[at].parent
+        return found
+
+    def subtree(self, i: int) -> list[int]:
+        """`i` and all below it."""
+        found, stack = list[int](), [i]
+        while stack:
+            at = stack.pop()
+            found.append(at)
+            stack += self.children[at]
+        return found
+
+
+def split(batch: Batch, max_tokens: int) -> list[Batch]:
+    """Micro-batches of at most `max_tokens` computed tokens whose losses and gradients add up to the batch's.
+
+    Groups stay together where they fit, since they share a prompt; a prompt needed by several parts is repeated in each
+    (only its first copy keeps trained tokens). A single trajectory longer than `max_tokens` is a part of its own.
+    Denominators stay those of the whole step.
+
+    Args:
+        batch: what to cut.
+        max_tokens: at least 1.
+    """
+    if max_tokens < 1:
+        raise ConfigError(f"max_tokens {max_tokens!r} must be at least 1")
+    if batch.tokens <= max_tokens:
+        return [batch]
+    tree = _Tree(batch)
+    parts: list[list[int]] = []
+    size = 0
+    present: set[int] = set()
+    for top in _units(tree, max_tokens):
+        path = tree.ancestors(top)
+        new = tree.below[top] + sum(len(batch.segments[a].ids) for a in path if a not in present)
+        if not parts or size + new > max_tokens:
+            parts.append([])
+            size = 0
+            present = set()
+            new = tree.below[top] + tree.above[top]
+        parts[-1].append(top)
+        present.update(path)
+        size += new
+    trained: set[int] = set()
+    return [_part(batch, tree, tops, trained) for tops in parts]
+
+
+def minibatches(batch: Batch, count: int, seed: int) -> list[Batch]:
+    """Up to `count` batches of about equal size, each with denominators of its own, in an order drawn from `seed`.
+
+    Groups stay together where there are enough of them. Episodes left out of the batch count in proportion.
+    """
+    if count <= 1 or not batch.segments:
+        return [batch]
+    tree = _Tree(batch)
+    units = list(tree.roots)
+    while True:
+        open_units = [u for u in units if any(batch.segments[c].episode < 0 for c in tree.children[u])]
+        if not open_units and len(units) < count:
+            open_units = sorted((u for u in units if tree.children[u]), key=lambda u: -tree.below[u])[:1]
+        if not open_units:
+            break
+        top = open_units[0]
+        at = units.index(top)
+        units[at : at + 1] = tree.children[top]
+    rng(seed, "minibatches").shuffle(units)
+    bins: list[list[int]] = [[] for _ in range(min(count, len(units)))]
+    sizes = [0] * len(bins)
+    for top in sorted(units, key=lambda u: -tree.below[u]):
+        least = sizes.index(min(sizes))
+        bins[least].append(top)
+        sizes[least] += tree.below[top]
+    order = list(range(len(bins)))
+    rng(seed, "minibatch order").shuffle(order)
+    trained: set[int] = set()
+    return [_own_totals(batch, _part(batch, tree, sorted(bins[i]), trained)) for i in order]
+
+
+def _units(tree: _Tree, max_tokens: int) -> list[int]:
+    """Tops of subtrees that fit with their ancestors, in depth-first order; leaves that do not fit stand alone."""
+    units: list[int] = []
+    stack = tree.roots[::-1]
+    while stack:
+        top = stack.pop()
+        if tree.children[top] and tree.below[top] + tree.above[top] > max_tokens:
+            stack += tree.children[top][::-1]
+        else:
+            units.append(top)
+    return units
+
+
+def _part(batch: Batch, tree: _Tree, tops: Iterable[int], trained: set[int]) -> Batch:
+    """The subtrees below `tops` with their ancestors; segments already in `trained` lose their mask, the others join it."""
+    wanted = sorted({i for top in tops for i in (*tree.ancestors(top), *tree.subtree(top))})
+    place = {old: new for new, old in enumerate(wanted)}
+    segments: list[Segment] = []
+    for old in wanted:
+        s = batch.segments[old]
+        s = msgspec.structs.replace(s, parent=None if s.parent is None else place[s.parent])
+        segments.append(_untrained(s) if old in trained else s)
+    trained.update(wanted)
+    return msgspec.structs.replace(batch, segments=tuple(segments))
+
+
+def _untrained(s: Segment) -> Segment:
+    if not any(s.mask):
+        return s
+    n = len(s.ids)
+    zero = (0.0,) * n
+    return msgspec.structs.replace(s, mask=(False,) * n, logprobs=zero, advantages=zero, turns=(-1,) * n)
+
+
+def _own_totals(whole: Batch, part: Batch) -> Batch:
+    """Denominators of a part that is a step of its own; left-out episodes count in proportion."""
+    counts = [0] * len(whole.episodes)
+    for s in part.segments:
+        if s.episode >= 0:
+            counts[s.episode] += sum(s.mask)
+    return msgspec.structs.replace(
+        part,
+        sequence_tokens=tuple(counts),
+        total_tokens=_scaled(sum(counts), whole.total_tokens, whole.trained_tokens),
+        total_sequences=_scaled(sum(map(bool, counts)), whole.total_sequences, _live(whole.sequence_tokens)),
+    )
+
+
+def _scaled(own: int, total: int, kept: int) -> int:
+    return round(own * total / kept) if kept else own
+
+
+def _live(counts: Sequence[int]) -> int:
+    return sum(map(bool, counts))
