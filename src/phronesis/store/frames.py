@@ -1,0 +1,182 @@
+"""Files of independent zstd frames: append-only, readable while they grow, and readable after any crash.
+
+Rule: a frame is either whole and its checksum agrees, or it is skipped and counted. A torn last frame is not damage: it
+is the one that was being written.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import zstandard
+
+from phronesis.errors import RunFolderError
+
+MAGIC = b"\x28\xb5\x2f\xfd"
+LEVEL = 3
+"""Compression level; higher ones gain a few percent of space for several times the time."""
+
+
+class Frame(NamedTuple):
+    """One whole frame."""
+
+    offset: int
+    """First byte in the file."""
+    length: int
+    """Bytes in the file."""
+    line: bytes
+    """What it holds, without the final newline."""
+
+
+class Scan(NamedTuple):
+    """What a stretch of a file holds."""
+
+    frames: list[Frame]
+    """Whole frames, in order."""
+    end: int
+    """Offset after the last whole frame; what follows is torn, or not written yet."""
+    damaged: int
+    """Bytes before `end` that belong to no readable frame."""
+
+
+def pack(line: bytes) -> bytes:
+    """One line as a frame, with its size and a checksum."""
+    return zstandard.ZstdCompressor(level=LEVEL, write_checksum=True, write_content_size=True).compress(line + b"\n")
+
+
+def unpack(frame: bytes) -> bytes | None:
+    """The line in a whole frame; None when it is damaged."""
+    try:
+        return zstandard.ZstdDecompressor().decompress(frame).removesuffix(b"\n")
+    except zstandard.ZstdError:
+        return None
+
+
+def frame_length(buffer: bytes, at: int) -> int | None:
+    """Bytes of the frame that begins at `at`, found by walking its block headers; None when it reaches past the end.
+
+    Returns 0 where no frame begins. Source: RFC 8878, section 3.1.1.
+    """
+    if len(buffer) - at < 5:
+        return None if MAGIC.startswith(buffer[at : at + 4]) else 0
+    if buffer[at : at + 4] != MAGIC:
+        return 0
+    descriptor = buffer[at + 4]
+    single = descriptor >> 5 & 1
+    size_bytes = (single, 2, 4, 8)[descriptor >> 6]
+    dictionary_bytes = (0, 1, 2, 4)[descriptor & 3]
+    here = at + 5 + (1 - single) + dictionary_bytes + size_bytes
+    while True:
+        if here + 3 > len(buffer):
+            return None
+        header = int.from_bytes(buffer[here : here + 3], "little")
+        kind = header >> 1 & 3
+        if kind == 3:
+            return 0
+        here += 3 + (1 if kind == 1 else header >> 3)
+        if header & 1:
+            break
+    here += 4 * (descriptor >> 2 & 1)
+    return here - at if here <= len(buffer) else None
+
+
+def scan(buffer: bytes, base: int = 0) -> Scan:
+    """Finds the frames in `buffer`, which begins at offset `base` of its file.
+
+    >>> one, two = pack(b"1"), pack(b"2")
+    >>> [f.line for f in scan(one + two).frames], scan(one + two[:-1]).end == len(one)
+    ([b'1', b'2'], True)
+    """
+    frames: list[Frame] = []
+    at = end = damaged = 0
+    while at < len(buffer):
+        length = frame_length(buffer, at)
+        line = unpack(buffer[at : at + length]) if length else None
+        if length and line is not None:
+            damaged += at - end
+            frames.append(Frame(base + at, length, line))
+            at = end = at + length
+        else:  # torn, or damaged: only a whole frame further on tells which
+            at = buffer.find(MAGIC, at + 1)
+            if at < 0:
+                break
+    return Scan(frames, base + end, damaged)
+
+
+def scan_file(path: Path, offset: int = 0) -> Scan:
+    """The frames of a file from `offset` on; none when the file does not exist."""
+    try:
+        with path.open("rb") as file:
+            file.seek(offset)
+            return scan(file.read(), offset)
+    except FileNotFoundError:
+        return Scan([], offset, 0)
+
+
+def read_frame(path: Path, offset: int, length: int) -> bytes | None:
+    """The line of one frame; None when it is not there any more or damaged."""
+    try:
+        with path.open("rb") as file:
+            file.seek(offset)
+            return unpack(file.read(length))
+    except FileNotFoundError:
+        return None
+
+
+class AppendFile:
+    """A file that only grows. Each append is whole or, when it fails, undone."""
+
+    def __init__(self, path: Path, keep: Callable[[Path], int]):
+        """Opens or creates `path` and cuts off what a crash left torn: everything from `keep(path)` on."""
+        self.path = path
+        with _explained(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | getattr(os, "O_BINARY", 0), 0o644)
+            self.size = keep(path)
+            if os.fstat(self._fd).st_size != self.size:
+                os.ftruncate(self._fd, self.size)
+
+    def append(self, content: bytes) -> int:
+        """Writes `content` at the end and returns its offset.
+
+        Raises:
+            RunFolderError: the disk is full or failing; the file is as it was before.
+        """
+        offset = self.size
+        with _explained(self.path):
+            try:
+                written = os.write(self._fd, content)
+                while written < len(content):
+                    written += os.write(self._fd, content[written:])
+            except BaseException:
+                os.ftruncate(self._fd, offset)
+                raise
+        self.size = offset + len(content)
+        return offset
+
+    def close(self) -> None:
+        """Puts everything on the disk."""
+        if self._fd >= 0:
+            os.fsync(self._fd)
+            os.close(self._fd)
+            self._fd = -1
+
+
+class _explained:
+    """Turns the system's errors into one that says which file and what to do."""
+
+    def __init__(self, path: Path):
+        self.path = path
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: object) -> None:
+        if isinstance(error, OSError):
+            raise RunFolderError(
+                f"cannot write {str(self.path)!r}: {error.strerror or error}; what was written before is whole: "
+                "free some space or fix the permissions, then continue with --resume"
+            ) from error

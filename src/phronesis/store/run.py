@@ -1,0 +1,324 @@
+"""A run folder: written by one process, read by any number while it is written.
+
+>>> # with Run.create(Path("runs/a"), config) as run:
+>>> #     run.append(episode); run.metrics(1, {"reward/mean": 0.5})
+>>> # for episode in Run.open(Path("runs/a")).episodes(Where(split="heldout", success=False)): ...
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+import tomllib
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Self, TypeVar, cast
+
+import msgspec
+from msgspec import Struct
+
+from phronesis.config import config_hash, to_toml
+from phronesis.errors import RunFolderError, UnknownName
+from phronesis.records import Episode
+from phronesis.store import codec
+from phronesis.store.folder import check_folder, check_same, read_json, runs_near, write_whole
+from phronesis.store.frames import AppendFile, pack, read_frame, scan, scan_file
+from phronesis.store.index import Damage, Index, Where
+from phronesis.store.layout import Layout, number_of
+from phronesis.store.lines import NOT_FINITE, LineFile, line_number, read_lines
+from phronesis.store.lock import FolderLock, is_held
+from phronesis.store.provenance import provenance, utc_now
+from phronesis.store.row import Row
+
+logger = logging.getLogger(__name__)
+
+S = TypeVar("S", bound=Struct)
+
+ROTATE_BYTES = 64 * 2**20
+"""An episode file that has reached this size is followed by a new one."""
+
+
+class StepMetrics(Struct, frozen=True, kw_only=True):
+    """What was measured at one step, all lines of that step merged, later ones winning."""
+
+    step: int
+    """Training step."""
+    time: str
+    """UTC ISO stamp of the last line."""
+    values: dict[str, float | None]
+    """``area/name`` -> value; None where it was not known."""
+
+
+class Event(Struct, frozen=True, kw_only=True):
+    """Something that happened besides numbers: a phase, a heartbeat, an alarm."""
+
+    time: str = ""
+    """UTC ISO stamp."""
+    kind: str = ""
+    """``phase``, ``heartbeat``, ``alarm``, …"""
+    message: str = ""
+    """One sentence."""
+    step: int | None = None
+    """Training step; None outside training."""
+    fields: dict[str, float | int | str | bool | None] = {}
+    """Numbers and names that belong to it."""
+
+
+class Run:
+    """A run folder, for reading."""
+
+    def __init__(self, layout: Layout):
+        """Use `open` or `create`."""
+        self.layout = layout
+        self._index: Index | None = None
+
+    @staticmethod
+    def open(path: Path) -> Run:
+        """Opens a run folder for reading, also while it is being written.
+
+        Raises:
+            RunFolderError: there is no such folder, or it holds no run.
+        """
+        layout = Layout(path)
+        if not path.exists():
+            raise RunFolderError(
+                f"no run folder {str(path)!r}; {runs_near(path) or 'phronesis train RECIPE --out FOLDER makes one'}"
+            )
+        if not path.is_dir():
+            raise RunFolderError(f"{str(path)!r} is a file, not a run folder; name the folder that holds 'config.toml'")
+        if not layout.is_run:
+            raise RunFolderError(
+                f"{str(path)!r} is not a run folder: it has no 'config.toml'; "
+                f"{runs_near(path) or 'name a folder that phronesis train wrote'}"
+            )
+        return Run(layout)
+
+    @staticmethod
+    def create(path: Path, config: Struct, *, resume: bool = False, success: Mapping[str, float] | None = None) -> RunWriter:
+        """Starts a run folder, or continues one, for writing; only one process may.
+
+        Args:
+            path: the folder; made when missing. Without `resume` it must be missing or empty.
+            config: the resolved config. With `resume` it must be the one the run was started with.
+            resume: continue what is there; what a crash left torn is cut off.
+            success: environment -> reward from which an episode counts as a success (default 1.0).
+
+        Raises:
+            RunFolderError: the folder holds something else, is being written, or (resume) holds no run or another one.
+        """
+        return RunWriter(path, config, resume=resume, success=success or {})
+
+    @property
+    def path(self) -> Path:
+        """The folder."""
+        return self.layout.root
+
+    @property
+    def active(self) -> bool:
+        """True while a process is writing it."""
+        return is_held(self.layout.lock)
+
+    def config(self) -> dict[str, object]:
+        """The resolved config as plain tables; `phronesis.config.load` of `layout.config` gives the struct.
+
+        Raises:
+            RunFolderError: the file is damaged.
+        """
+        try:
+            return tomllib.loads(self.layout.config.read_text(encoding="utf-8"))
+        except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+            raise RunFolderError(
+                f"{str(self.layout.config)!r} is damaged ({error}); restore it from a copy of the run"
+            ) from error
+
+    def code(self) -> dict[str, object]:
+        """Versions, commit, platform; empty when they were not written or are damaged."""
+        return read_json(self.layout.code) or {}
+
+    def summary(self) -> dict[str, object] | None:
+        """What came out; None while it is not known."""
+        return read_json(self.layout.summary)
+
+    def rows(self, where: Where | None = None) -> list[Row]:
+        """Summaries of the chosen episodes in the order they were written; the later of two with equal id and kind."""
+        return self._rows_index().rows(where or Where())
+
+    def episodes(self, where: Where | None = None) -> Iterator[Episode]:
+        """The chosen episodes, one after the other; ones that cannot be read are left out and counted by `damage`."""
+        for row in self.rows(where):
+            episode = self.read(row)
+            if episode is not None:
+                yield episode
+
+    def read(self, row: Row) -> Episode | None:
+        """The episode of a row; None when its frame is not readable any more."""
+        line = read_frame(self.layout.episodes / row.file, row.offset, row.length)
+        return None if line is None else _decode(line, row.file)
+
+    def get(self, id: str, kind: str | None = None) -> Episode:
+        """One episode; without `kind` the one written last.
+
+        Raises:
+            UnknownName: there is none of that id.
+            RunFolderError: it is there but cannot be read.
+        """
+        rows = self.rows(Where(id=id, kind=kind))
+        if not rows:
+            raise UnknownName("episode", id, [r.id for r in self.rows(Where(kind=kind))][:2000])
+        episode = self.read(rows[-1])
+        if episode is None:
+            raise RunFolderError(f"episode {id!r} in {rows[-1].file!r} at byte {rows[-1].offset} is damaged")
+        return episode
+
+    def damage(self) -> Damage:
+        """What of the episode files could not be read."""
+        return self._rows_index().damage()
+
+    def follow(self, *, poll_seconds: float = 0.5, finished: Callable[[], bool] = lambda: True) -> Iterator[Episode]:
+        """Episodes in the order they are written, waiting for more until `finished()` is true and nothing new is there."""
+        ends: dict[str, int] = {}
+        while True:
+            last = finished()
+            news = 0
+            for path in self.layout.episode_files():
+                found = scan_file(path, ends.get(path.name, 0))
+                ends[path.name] = found.end
+                for frame in found.frames:
+                    news += 1
+                    episode = _decode(frame.line, path.name)
+                    if episode is not None:
+                        yield episode
+            if last and not news:
+                return
+            if not news:
+                time.sleep(poll_seconds)
+
+    def steps(self) -> list[StepMetrics]:
+        """All metrics by step, in order of step."""
+        merged: dict[int, StepMetrics] = {}
+        for row in read_lines(self.layout.metrics).rows:
+            step = row.get("step")
+            if not isinstance(step, int):
+                continue
+            values = {k: _number(v) for k, v in row.items() if k not in ("step", "time")}
+            before = merged[step].values if step in merged else {}
+            merged[step] = StepMetrics(step=step, time=str(row.get("time", "")), values=before | values)
+        return [merged[step] for step in sorted(merged)]
+
+    def curve(self, key: str) -> list[tuple[int, float]]:
+        """(step, value) of one metric where it is known."""
+        return [(s.step, v) for s in self.steps() if (v := s.values.get(key)) is not None]
+
+    def events(self) -> list[Event]:
+        """Everything that happened, in order; lines this version cannot read are left out with a warning."""
+        found: list[Event] = []
+        for row in read_lines(self.layout.events).rows:
+            try:
+                found.append(msgspec.convert(row, Event))
+            except msgspec.ValidationError as error:
+                logger.warning("a line of %s cannot be read: %s", self.layout.events.name, error)
+        return found
+
+    def close(self) -> None:
+        """Closes the index."""
+        if self._index is not None:
+            self._index.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+    def _rows_index(self) -> Index:
+        if self._index is None:
+            bars = self.code().get("success")
+            listed = cast(dict[str, object], bars) if isinstance(bars, dict) else {}
+            self._index = Index(self.layout, {k: float(v) for k, v in listed.items() if isinstance(v, (int, float))})
+        return self._index
+
+
+class RunWriter(Run):
+    """A run folder, for writing (and reading). Every write is whole or absent, whatever kills the process."""
+
+    def __init__(self, path: Path, config: Struct, *, resume: bool, success: Mapping[str, float]):
+        """Use `Run.create`."""
+        super().__init__(Layout(path))
+        check_folder(self.layout, resume)
+        self._lock = FolderLock(self.layout.lock)
+        try:
+            check_folder(self.layout, resume)  # again: another process may have come first
+            if resume:
+                check_same(self.layout, config)
+            else:
+                code = provenance() | {"config_hash": config_hash(config), "success": dict(success)}
+                write_whole(self.layout.code, msgspec.json.format(msgspec.json.encode(code)) + b"\n")
+                write_whole(self.layout.config, to_toml(config).encode())
+            self._episodes: dict[str, AppendFile] = {}
+            self._metrics = LineFile(self.layout.metrics)
+            self._events = LineFile(self.layout.events)
+        except BaseException:
+            self._lock.release()
+            raise
+
+    def append(self, episode: Episode, kind: str = "train") -> None:
+        """Stores one episode.
+
+        Raises:
+            RunFolderError: the disk is full or failing; everything before is whole.
+            ConfigError: a kind that cannot be part of a file name.
+        """
+        frame = pack(codec.encode(episode))
+        file = self._episodes.get(kind)
+        if file is None:
+            last = max((number_of(p) for p in self.layout.episode_files(kind)), default=0)
+            file = self._episodes[kind] = AppendFile(self.layout.episode_file(kind, last), _whole_frames)
+        if file.size + len(frame) > ROTATE_BYTES and file.size > 0:
+            file.close()
+            file = AppendFile(self.layout.episode_file(kind, number_of(file.path) + 1), _whole_frames)
+            self._episodes[kind] = file
+        file.append(frame)
+
+    def metrics(self, step: int, values: Mapping[str, float | int | bool | None]) -> None:
+        """Stores numbers of one step: ``area/name`` -> value; None means not known, NaN is kept."""
+        row: dict[str, object] = {"step": step, "time": utc_now()}
+        self._metrics.append(row | {k: line_number(v) for k, v in values.items()})
+
+    def event(self, kind: str, message: str, step: int | None = None, **fields: float | int | str | bool | None) -> None:
+        """Stores something that happened, e.g. ``event("alarm", "no group had variance", step=7, dropped=8)``."""
+        values = {k: line_number(v) if not isinstance(v, str) else v for k, v in fields.items()}
+        self._events.append({"time": utc_now(), "kind": kind, "message": message, "step": step, "fields": values})
+
+    def write_summary(self, summary: Struct | Mapping[str, object]) -> None:
+        """Replaces ``summary.json``. Numbers that are not finite become null."""
+        write_whole(self.layout.summary, msgspec.json.format(msgspec.json.encode(summary)) + b"\n")
+
+    def close(self) -> None:
+        """Puts everything on the disk and lets other processes write."""
+        super().close()
+        for file in [*self._episodes.values(), self._metrics, self._events]:
+            file.close()
+        self._episodes.clear()
+        self._lock.release()
+
+
+def _whole_frames(path: Path) -> int:
+    return scan(path.read_bytes()).end
+
+
+def _decode(line: bytes, file: str) -> Episode | None:
+    try:
+        decoded = codec.decode(line)
+    except codec.Unreadable as error:
+        logger.warning("an episode in %s cannot be read: %s", file, error)
+        return None
+    for note in decoded.substitutions:
+        logger.warning("episode %s: %s", decoded.episode.id, note)
+    return decoded.episode
+
+
+def _number(value: object) -> float | None:
+    if isinstance(value, str):
+        return NOT_FINITE.get(value)
+    return value if isinstance(value, (int, float)) else None
