@@ -123,5 +123,7 @@ class EnvSpec:
     demonstrate: Callable[[int, int], Awaitable[Conversation]] | None = None
     """`demonstrate(index, seed)`: one conversation of imperfect behaviour on training task `index`, for supervised
     priming; None when the environment has no scripted behaviour."""
+    secrets: tuple[str, ...] = ()
+    """Payload keys (``a.b`` for nested ones) that must not influence what the policy sees before it acts."""
     oracle_tasks: int = 20
     """How many tasks the checker plays per agent."""

@@ -59,18 +59,20 @@ def _number(where: str, field: str, value: object) -> None:
         raise EnvFault(f"{where}: {field} is {value!r}, expected a finite number")
 
 
-def _shown(value: object) -> str:
-    return repr(value)[:200]
+def _shown(found: object) -> str:
+    return "no tuple" if found is None else repr(found)[:200]
 
 
 def _texts(where: str, field: str, values: object) -> None:
-    if not isinstance(values, tuple) or not all(isinstance(v, str) for v in cast("tuple[object, ...]", values)):
-        raise EnvFault(f"{where}: {field} is {_shown(values)}, expected a tuple of texts")
+    found = cast("tuple[object, ...] | None", values if isinstance(values, tuple) else None)
+    if found is None or not all(isinstance(v, str) for v in found):
+        raise EnvFault(f"{where}: {field} is {_shown(found)}, expected a tuple of texts")
 
 
 def _tools(where: str, tools: object) -> None:
-    if not isinstance(tools, tuple) or not all(isinstance(t, ToolSpec) for t in cast("tuple[object, ...]", tools)):
-        raise EnvFault(f"{where}: tools is {_shown(tools)}, expected a tuple of ToolSpec")
+    found = cast("tuple[object, ...] | None", tools if isinstance(tools, tuple) else None)
+    if found is None or not all(isinstance(t, ToolSpec) for t in found):
+        raise EnvFault(f"{where}: tools is {_shown(found)}, expected a tuple of ToolSpec")
     names = [t.name for t in cast("tuple[ToolSpec, ...]", tools)]
     if len(names) != len(set(names)):
         raise EnvFault(f"{where}: two tools share a name: {sorted(names)}")

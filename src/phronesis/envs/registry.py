@@ -1,0 +1,132 @@
+"""Environments by name: the built-in table, the entry points of installed packages, and import paths.
+
+Nothing is imported before it is asked for.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from importlib.metadata import EntryPoint, entry_points
+from typing import NamedTuple, cast, get_type_hints
+
+import msgspec
+
+from phronesis.config.importing import import_path
+from phronesis.env import EnvSpec
+from phronesis.envs.native import METHODS
+from phronesis.envs.trl_style import from_class
+from phronesis.errors import ConfigError, UnknownName
+
+GROUP = "phronesis.envs"
+"""Entry point group: ``my-world = "my_package.my_env:make"``."""
+
+
+class Listing(NamedTuple):
+    """One line of `phronesis env list`."""
+
+    name: str
+    """What `get` takes."""
+    path: str
+    """Import path of the function that makes it."""
+    description: str
+    """One sentence; empty for entry points, which are not imported to be listed."""
+
+
+_TEXT = "phronesis.envs.adapters.toy_text"
+_PROBE = "Learning probe: "
+
+BUILT_IN = (
+    Listing("ledger", "phronesis.envs.ledger:make", "Add up amounts behind look-ups that may be busy, redirect or miss"),
+    Listing("guess", "phronesis.envs.guess:make", "Find a hidden number; answers are higher, lower, correct"),
+    Listing("frozenlake", f"{_TEXT}:frozenlake", "Cross a frozen lake to the goal (Gymnasium FrozenLake)"),
+    Listing("taxi", f"{_TEXT}:taxi", "Fetch a passenger and bring it where it wants to go (Gymnasium Taxi)"),
+    Listing("cliffwalking", f"{_TEXT}:cliffwalking", "Walk along a cliff to the goal (Gymnasium CliffWalking)"),
+    Listing("blackjack", "phronesis.envs.adapters.blackjack:blackjack", "Hit or stick against a dealer (Gymnasium Blackjack)"),
+    Listing("probe-bandit", "phronesis.envs.probes:bandit", _PROBE + "one decision, always the same best answer"),
+    Listing("probe-copy", "phronesis.envs.probes:copy", _PROBE + "the best answer depends on the prompt"),
+    Listing("probe-memory", "phronesis.envs.probes:memory", _PROBE + "the answer is asked for one turn later"),
+    Listing("probe-recovery", "phronesis.envs.probes:recovery", _PROBE + "late reward after a look-up that fails first"),
+)
+"""Environments that come with the package."""
+
+
+def names() -> tuple[Listing, ...]:
+    """Every environment known by name: built-in ones first, then those of installed packages."""
+    taken = {listing.name for listing in BUILT_IN}
+    return BUILT_IN + tuple(Listing(n, p.value, "") for n, p in sorted(_installed().items()) if n not in taken)
+
+
+def get(name: str, args: Mapping[str, object] | None = None) -> EnvSpec:
+    """The environment of a name or an import path.
+
+    Args:
+        name: a built-in name, an installed one, or ``package.module:attribute``: a function that returns an `EnvSpec`, an
+            `EnvSpec`, or a TRL-style class.
+        args: arguments of that function.
+
+    Raises:
+        UnknownName: no environment or no argument of that name; suggests near ones.
+        ConfigError: the module cannot be imported, an argument is missing or has the wrong type, or the result is no
+            `EnvSpec`.
+    """
+    args = dict(args or {})
+    known = {listing.name: listing.path for listing in names()}
+    if ":" in name:
+        path = name
+    elif name in known:
+        path = known[name]
+    else:
+        raise UnknownName("environment", name, known)
+    found = import_path(path)
+    if isinstance(found, EnvSpec):
+        if args:
+            raise ConfigError(f"{name!r} is a finished EnvSpec and takes no arguments, got {sorted(args)}")
+        return found
+    if isinstance(found, type):
+        return _from_class(name, cast("type[object]", found), args)
+    if not callable(found):
+        raise ConfigError(f"{name!r} is {type(found).__name__!r}, expected a function that returns an EnvSpec")
+    made = found(**_checked(name, found, args))
+    if not isinstance(made, EnvSpec):
+        raise ConfigError(f"{name!r} returned {type(made).__name__!r}, expected phronesis.env.EnvSpec")
+    return made
+
+
+def _from_class(name: str, found: type[object], args: dict[str, object]) -> EnvSpec:
+    if all(callable(getattr(found, m, None)) for m in METHODS) and not hasattr(found, "get_reward"):
+        raise ConfigError(f"{name!r} has no tasks; name a function that returns from_env({found.__name__}, tasks) instead")
+    checked = _checked(name, from_class, args, skip=frozenset({"cls", "rubric", "hooks", "tell", "rows"}))
+    return cast("Callable[..., EnvSpec]", from_class)(found, **checked)
+
+
+def _installed() -> dict[str, EntryPoint]:
+    return {point.name: point for point in entry_points(group=GROUP)}
+
+
+def _checked(
+    name: str, function: Callable[..., object], args: dict[str, object], skip: frozenset[str] = frozenset()
+) -> dict[str, object]:
+    """The arguments, converted to the function's type hints where it has any."""
+    parameters = {
+        n: p
+        for n, p in inspect.signature(function).parameters.items()
+        if n not in skip and p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)
+    }
+    for given in args:
+        if given not in parameters:
+            raise UnknownName(f"argument of environment {name!r}", given, parameters)
+    missing = [n for n, p in parameters.items() if p.default is p.empty and n not in args]
+    if missing:
+        raise ConfigError(f"environment {name!r} needs the argument {missing[0]!r}; it takes: {', '.join(parameters)}")
+    hints = get_type_hints(function)
+    return {n: _convert(name, n, value, hints.get(n)) for n, value in args.items()}
+
+
+def _convert(name: str, argument: str, value: object, hint: object) -> object:
+    if hint is None:
+        return value
+    try:
+        return msgspec.convert(value, type=cast("type[object]", hint))
+    except msgspec.ValidationError as error:
+        raise ConfigError(f"environment {name!r}: argument {argument!r} is {value!r}: {error}") from error
