@@ -74,7 +74,7 @@ class LossOutput(NamedTuple):
     loss: Tensor
     """Scalar; minimise it."""
     sums: dict[str, Tensor]
-    """Scalars by name, already divided by the step's token count, so that micro-batches add up to the step's mean."""
+    """Scalars by name, already divided by the step's trained tokens, so that micro-batches add up to the step's mean."""
     maxima: dict[str, Tensor]
     """Scalars by name; the step's value is the largest of its parts."""
 

@@ -54,7 +54,8 @@ def evaluate(config: LossConfig, inputs: LossInputs) -> LossOutput:
 
     Returns:
         `sums` holds `kl_k1`, `kl_k2`, `kl_k3` (from old to theta, nats), the objective's shares, and `entropy` when it was
-        computed; each divided by the step's token count. `maxima` holds `ratio`, the largest pi_theta / pi_old.
+        computed; each divided by the step's trained tokens (left-out episodes do not dilute them).
+        `maxima` holds `ratio`, the largest pi_theta / pi_old.
 
     Raises:
         ConfigError: an entropy bonus without `inputs.entropy_N`.
@@ -80,5 +81,5 @@ def _sums(inputs: LossInputs, shares: dict[str, Tensor]) -> dict[str, Tensor]:
     values_N |= {"kl_k1": kl_k1(old_N, theta_N), "kl_k2": kl_k2(old_N, theta_N), "kl_k3": kl_k3(old_N, theta_N)}
     if inputs.entropy_N is not None:
         values_N["entropy"] = inputs.entropy_N.detach()
-    tokens = max(inputs.totals.tokens, 1)
+    tokens = inputs.totals.tokens_S.sum().clamp_min(1)
     return {name: masked_sum(x_N.to(theta_N.dtype), inputs.mask_N) / tokens for name, x_N in values_N.items()}
