@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
@@ -34,6 +35,13 @@ class Stage:
     """What an episode may use."""
     sampling: Sampling = field(default_factory=Sampling)
     """How turns are sampled."""
+    waiting: dict[str, str] = field(default_factory=dict[str, str])
+    """Episode id -> what it awaits right now, e.g. ``env.step``; for heartbeats."""
+
+    def waits(self) -> str:
+        """Who waits for what, in words: ``12 in policy.sample, 1 in env.step``."""
+        counts = Counter(self.waiting.values())
+        return ", ".join(f"{n} in {where}" for where, n in counts.most_common()) or "nothing is awaited"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,14 +67,22 @@ async def play(stage: Stage, ticket: Ticket) -> Episode:
         asyncio.CancelledError: the caller gave up; environments are closed first.
     """
     attempt = Attempt(
-        ticket.task, ticket.seed, stage.spec.make, stage.policy, stage.chat, stage.limits, stage.sampling, ticket.id
+        ticket.task,
+        ticket.seed,
+        stage.spec.make,
+        stage.policy,
+        stage.chat,
+        stage.limits,
+        stage.sampling,
+        ticket.id,
+        stage.waiting,
     )
     try:
         session = EpisodeSession(attempt, await attempt.open_env())
         await session.reset()
         if not session.done:
             await stage.agent.run(session)
-        attempt.end(session.over or Stop.parse)
+        attempt.end(session.over or attempt.verdict or Stop.parse)
     except EpisodeOver:
         pass
     except Exception as error:  # an agent is user code too

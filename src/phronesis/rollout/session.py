@@ -10,6 +10,7 @@ import asyncio
 import time
 import traceback
 from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 from typing import TypeVar
 
 import msgspec
@@ -17,9 +18,10 @@ import msgspec
 from phronesis.agent import Budget
 from phronesis.chat.format import ChatFormat
 from phronesis.env import Env, Snapshots
+from phronesis.envs.guard import validate_reply
 from phronesis.errors import EnvFault, PolicyFault, UserError
 from phronesis.policy import Completion, Policy, SamplingParams, prompt_crc
-from phronesis.records import Failure, Finish, Message, Reply, Stop, Task, TextPart, ToolSpec, Turn
+from phronesis.records import Failure, Finish, Message, Reply, Stop, Task, ToolSpec, Turn
 from phronesis.rollout.limits import Limits, Sampling
 from phronesis.seeding import stream
 
@@ -43,14 +45,17 @@ class Attempt:
         limits: Limits,
         sampling: Sampling,
         key: str,
+        waiting: dict[str, str],
     ):
         self.task, self.seed, self.make_env = task, seed, make_env
         self.policy, self.chat, self.limits, self.sampling, self.key = policy, chat, limits, sampling, key
+        self.waiting = waiting
         self.turns: list[Turn] = []
         self.opening: tuple[Message, ...] = ()
         self.tools: tuple[ToolSpec, ...] = ()
         self.stop: Stop | None = None
         self.failure: Failure | None = None
+        self.verdict: Stop | None = None
         self.sampled_tokens = 0
         self.branches = 0
         self.envs: list[Env] = []
@@ -67,13 +72,14 @@ class Attempt:
             self.stop, self.failure = stop, failure
         return EpisodeOver(stop)
 
-    async def guard(self, where: str, call: Awaitable[T], fault: Stop, patience: float) -> T:
+    async def guard(self, where: str, call: Callable[[], Awaitable[T]], fault: Stop, patience: float) -> T:
         """Awaits foreign code under a deadline; whatever it raises becomes this episode's failure."""
         left = None if self.limits.seconds is None else self.limits.seconds - self.elapsed
         deadline = asyncio.timeout(patience if left is None else min(patience, max(left, 0.0)))
+        self.waiting[self.key] = where
         try:
             async with deadline:
-                return await call
+                return await call()
         except TimeoutError as error:
             if not deadline.expired():
                 raise self.end(fault, describe(where, error)) from error
@@ -87,6 +93,8 @@ class Attempt:
             raise
         except Exception as error:  # user code may raise anything
             raise self.end(fault, describe(where, error)) from error
+        finally:
+            self.waiting.pop(self.key, None)
 
     async def open_env(self) -> Env:
         """A fresh environment, closed when the episode ends."""
@@ -94,7 +102,7 @@ class Attempt:
         async def build() -> Env:
             return self.make_env()
 
-        env = await self.guard("env.make", build(), Stop.env_fault, self.limits.env_seconds)
+        env = await self.guard("env.make", build, Stop.env_fault, self.limits.env_seconds)
         self.envs.append(env)
         return env
 
@@ -149,7 +157,7 @@ class EpisodeSession:
     async def reset(self) -> None:
         """Begins the episode: the environment's opening becomes the first prompt."""
         a = self.attempt
-        reply = await self._answer("env.reset", self.env.reset(a.task, stream(a.seed, "env")))
+        reply = await self._answer("env.reset", lambda: self.env.reset(a.task, stream(a.seed, "env")))
         self._messages = list(reply.messages)
         self._tools = reply.tools or ()
         if not a.opening:
@@ -174,7 +182,9 @@ class EpisodeSession:
         a, began = self.attempt, self.attempt.elapsed
         params = self._params(max_tokens, forced, a.sampling.temperature if temperature is None else temperature)
         prompt = [*self._prompt, *self._pending]
-        completion = await a.guard("policy.sample", a.policy.sample(prompt, params), Stop.infra_fault, a.limits.policy_seconds)
+        completion = await a.guard(
+            "policy.sample", lambda: a.policy.sample(prompt, params), Stop.infra_fault, a.limits.policy_seconds
+        )
         self._check(prompt, completion)
         parsed = a.chat.parse(completion.ids, len(a.turns))
         turn = Turn(
@@ -204,15 +214,11 @@ class EpisodeSession:
             raise UserError(
                 "act() takes the turn that sample() just returned on this branch; fork() to act from an earlier one"
             )
-        began = a.elapsed
-        reply = await self._answer("env.step", self.env.step(turn.action))
+        began, action = a.elapsed, turn.action
+        reply = await self._answer("env.step", lambda: self.env.step(action))
         a.turns[at] = msgspec.structs.replace(turn, reply=reply, env_seconds=a.elapsed - began)
         if reply.done:
-            self.over = reply.stop or Stop.completed
-        elif not reply.messages:
-            raise a.end(
-                Stop.env_fault, Failure(where="env.step", kind="EmptyReply", message="reply is neither done nor has a message")
-            )
+            self.over = a.verdict = reply.stop or Stop.completed
         else:
             self._continue(turn, reply)
             if len(a.turns) >= a.limits.max_turns:
@@ -232,8 +238,8 @@ class EpisodeSession:
         keep = chain if at is None else chain[: chain.index(at)]
         branch = EpisodeSession(a, await a.open_env())
         if at is None and isinstance(self.env, Snapshots) and isinstance(branch.env, Snapshots):
-            state = await a.guard("env.snapshot", self.env.snapshot(), Stop.env_fault, a.limits.env_seconds)
-            await a.guard("env.restore", branch.env.restore(state), Stop.env_fault, a.limits.env_seconds)
+            state = await a.guard("env.snapshot", self.env.snapshot, Stop.env_fault, a.limits.env_seconds)
+            await a.guard("env.restore", partial(branch.env.restore, state), Stop.env_fault, a.limits.env_seconds)
             branch._prompt, branch._pending, branch._last = [*self._prompt], self._pending, self._last
             branch._messages, branch._tools = [*self._messages], self._tools
         else:
@@ -253,7 +259,8 @@ class EpisodeSession:
             turn = self.attempt.turns[i]
             if turn.action is None or turn.reply is None:
                 raise UserError(f"turn {i} was never acted, so nothing can continue after it")
-            reply = await self._answer("env.step", self.env.step(turn.action))
+            action = turn.action
+            reply = await self._answer("env.step", partial(self.env.step, action))
             if reply.messages != turn.reply.messages or reply.done != turn.reply.done:
                 message = f"replaying turn {i} gave another reply than recorded: the environment is not a function of its seed"
                 raise self.attempt.end(Stop.env_fault, Failure(where="env.replay", kind="ReplayDiffers", message=message))
@@ -320,13 +327,13 @@ class EpisodeSession:
             return
         raise self.attempt.end(Stop.infra_fault, Failure(where="policy.sample", kind="TokenMismatch", message=message))
 
-    async def _answer(self, where: str, call: Awaitable[Reply]) -> Reply:
+    async def _answer(self, where: str, call: Callable[[], Awaitable[Reply]]) -> Reply:
         a = self.attempt
         reply = await a.guard(where, call, Stop.env_fault, a.limits.env_seconds)
-        if not isinstance(reply, Reply):  # pyright: ignore[reportUnnecessaryIsInstance] - user code
-            error = EnvFault(f"{where} returned {type(reply).__name__!r}, expected phronesis.records.Reply")
-            raise a.end(Stop.env_fault, describe(where, error))
-        return shorten(reply, a.limits.reply_chars)
+        try:
+            return validate_reply(reply, opening=where == "env.reset", max_chars=a.limits.reply_chars)
+        except EnvFault as error:
+            raise a.end(Stop.env_fault, describe(where, error)) from error
 
     def _render(self, where: str, call: Callable[[], T]) -> T:
         """Chat formats only fail on messages the environment made wrongly, so a failure here is the environment's."""
@@ -342,25 +349,3 @@ def describe(where: str, error: BaseException) -> Failure:
     kind = type(error).__name__
     text = str(error) if not isinstance(error, PolicyFault) else str(error.__cause__ or error)
     return Failure(where=where, kind=kind, message=text[:2000], traceback="".join(frames) or None)
-
-
-def shorten(reply: Reply, limit: int) -> Reply:
-    """Cuts text parts longer than `limit` characters, saying so where the policy can read it.
-
-    >>> from phronesis.records import say
-    >>> shorten(Reply(messages=(say("user", "abcdef"),)), 4).messages[0].text
-    'abcd\\n[2 characters cut]'
-    """
-    if all(len(p.text) <= limit for m in reply.messages for p in m.content if isinstance(p, TextPart)):
-        return reply
-
-    def cut(message: Message) -> Message:
-        parts = tuple(
-            TextPart(text=f"{p.text[:limit]}\n[{len(p.text) - limit} characters cut]")
-            if isinstance(p, TextPart) and len(p.text) > limit
-            else p
-            for p in message.content
-        )
-        return msgspec.structs.replace(message, content=parts)
-
-    return msgspec.structs.replace(reply, messages=tuple(cut(m) for m in reply.messages))
