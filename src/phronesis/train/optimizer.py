@@ -15,7 +15,7 @@ from torch.optim import AdamW, Optimizer
 
 from phronesis.errors import ConfigError
 
-NOT_HIDDEN = ("embed", "lm_head")
+NOT_HIDDEN = ("embed", "head")
 """Matrices whose name contains one of these map from or to tokens; Muon leaves them to AdamW."""
 
 
@@ -136,7 +136,7 @@ def orthogonalise(matrices_BMN: Tensor, iterations: int = 5) -> Tensor:
     a, b, c = 3.4445, -4.7750, 2.0315
     tall = matrices_BMN.shape[-2] > matrices_BMN.shape[-1]
     x = matrices_BMN.mT if tall else matrices_BMN
-    x = x / (torch.linalg.matrix_norm(x, keepdim=True) + 1e-7)
+    x = x / (x.square().sum((-2, -1), keepdim=True).sqrt() + 1e-7)
     for _ in range(iterations):
         gram = x @ x.mT
         x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
@@ -166,7 +166,8 @@ class Muon(Optimizer):
             for shape, alike in shapes.items():
                 grads = [cast(Tensor, p.grad) for p in alike]
                 means = [self._momentum(p) for p in alike]
-                torch._foreach_lerp_(means, grads, 1.0 - momentum)  # pyright: ignore[reportPrivateUsage]
+                for m, g in zip(means, grads, strict=True):
+                    m.lerp_(g, 1.0 - momentum)
                 direction = orthogonalise(
                     torch.stack([g.lerp(m, momentum) for g, m in zip(grads, means, strict=True)]), self.config.iterations
                 )

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from phronesis.errors import TrainingError
 from phronesis.losses import LossInputs, Totals
+from phronesis.models.layout import AttentionPlan, plan
 from phronesis.records import Batch
 
 
@@ -23,10 +24,8 @@ class Packed(NamedTuple):
 
     ids_N: Tensor
     """int64 token ids."""
-    lengths: tuple[int, ...]
-    """Tokens of each segment."""
-    parents: tuple[int | None, ...]
-    """Segment each segment extends; None at roots."""
+    plan: AttentionPlan
+    """Who attends to whom."""
     predictors_K: Tensor
     """int64: position in `ids_N` whose hidden state predicts each trained token."""
     targets_K: Tensor
@@ -64,11 +63,12 @@ def pack(batch: Batch, device: torch.device | str = "cpu") -> Packed:
     Segments (1 2 3) and, under it, (4 5) with both trained: predictors are positions 2 and 3, targets 4 and 5.
 
     Raises:
+        ConfigError: the batch is empty.
         TrainingError: the first token of a root is trained; nothing predicts it.
     """
     segments, n = batch.segments, batch.tokens
     lengths = [len(s.ids) for s in segments]
-    ends_S = np.cumsum(np.array(lengths, dtype=np.int64)) if lengths else np.zeros(0, dtype=np.int64)
+    ends_S = np.cumsum(np.array(lengths, dtype=np.int64))
     starts = [int(end) - length for end, length in zip(ends_S, lengths, strict=True)]
     mask_N = np.fromiter(chain.from_iterable(s.mask for s in segments), dtype=np.bool_, count=n)
     before_N = np.arange(-1, n - 1, dtype=np.int64)
@@ -89,8 +89,7 @@ def pack(batch: Batch, device: torch.device | str = "cpu") -> Packed:
 
     return Packed(
         ids_N=integers(ids_N),
-        lengths=tuple(lengths),
-        parents=tuple(s.parent for s in segments),
+        plan=plan(lengths, [s.parent for s in segments]).to(device),
         predictors_K=integers(predictors_K),
         targets_K=integers(ids_N[mask_N]),
         logp_infer_K=floats([s.logprobs for s in segments]),

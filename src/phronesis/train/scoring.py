@@ -1,0 +1,88 @@
+"""Log-probabilities of the trained tokens of a packed batch under the current weights.
+
+Shapes: N packed tokens, K trained tokens, D width, V vocabulary. Only positions that predict a trained token reach the
+output layer, and large vocabularies go through it in slices, so memory stays bounded.
+"""
+
+from __future__ import annotations
+
+from typing import Literal, NamedTuple, cast
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint  # pyright: ignore[reportUnknownVariableType]
+
+from phronesis.models.decoder import Decoder
+from phronesis.train.packed import Packed
+
+Precision = Literal["fp32", "bf16"]
+"""float32, or bfloat16 for matrix products with float32 weights and log-probabilities."""
+
+MAX_LOGITS = 1 << 26
+"""Logits held at once; more are computed in slices and again in the backward pass."""
+
+
+class Scores(NamedTuple):
+    """What a forward pass says about the trained tokens."""
+
+    logp_K: Tensor
+    """Nats, at the temperature each token was sampled with; carries the gradient."""
+    entropy_K: Tensor | None
+    """Nats, of the same distribution; carries the gradient. None unless asked for."""
+    hits_K: Tensor | None
+    """bool: the token is the most likely one. None unless asked for."""
+
+
+def score(
+    decoder: Decoder,
+    packed: Packed,
+    *,
+    precision: Precision = "fp32",
+    checkpointing: bool = False,
+    entropy: bool = False,
+    hits: bool = False,
+) -> Scores:
+    """Scores the trained tokens of a packed batch.
+
+    Args:
+        decoder: the model.
+        packed: what to compute.
+        precision: of matrix products.
+        checkpointing: keep only the layers' inputs and recompute the rest in the backward pass.
+        entropy: also the exact entropy of every predicting distribution.
+        hits: also whether each token is the most likely one.
+    """
+    device = packed.ids_N.device
+    with torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bf16"):
+        hidden_ND = decoder.hidden(packed.ids_N, packed.plan, checkpointing=checkpointing)
+        hidden_KD = hidden_ND.index_select(0, packed.predictors_K)
+        slices: list[tuple[Tensor, ...]] = []
+        rows = max(1, MAX_LOGITS // decoder.config.vocab_size)
+        for start in range(0, hidden_KD.shape[0], rows):
+            part = slice(start, start + rows)
+            temperatures = None if packed.temperatures_K is None else packed.temperatures_K[part]
+            arguments = (decoder, hidden_KD[part], packed.targets_K[part], temperatures, entropy, hits)
+            if rows < hidden_KD.shape[0] and torch.is_grad_enabled():
+                found = cast("tuple[Tensor, ...]", checkpoint(_read_out, *arguments, use_reentrant=False))
+            else:
+                found = _read_out(*arguments)
+            slices.append(found)
+    columns = slices[0] if len(slices) == 1 else tuple(torch.cat(column) for column in zip(*slices, strict=True))
+    extra = iter(columns[1:])
+    return Scores(columns[0], next(extra) if entropy else None, next(extra) if hits else None)
+
+
+def _read_out(
+    decoder: Decoder, hidden_KD: Tensor, targets_K: Tensor, temperatures_K: Tensor | None, entropy: bool, hits: bool
+) -> tuple[Tensor, ...]:
+    logits_KV = decoder.logits(hidden_KD).float()
+    if temperatures_K is not None:
+        logits_KV = logits_KV / temperatures_K[:, None]
+    logp_KV = F.log_softmax(logits_KV, dim=-1)
+    found = [-F.nll_loss(logp_KV, targets_K, reduction="none")]
+    if entropy:
+        found.append(-(logp_KV.exp() * logp_KV).nan_to_num().sum(-1))
+    if hits:
+        found.append(logp_KV.detach().argmax(-1) == targets_K)
+    return tuple(found)
