@@ -1,0 +1,1 @@
+"""Decoders: compact modules, tiny-model factory, Hugging Face checkpoints."""
