@@ -83,7 +83,8 @@ def test_a_heartbeat_speaks_only_while_nothing_comes():
     setup(as_json=False, stream=stream)
     beat = Heartbeat("play", every=10.0, listener=lambda r, s: heard.append((r, s)), clock=lambda: now)
     said: list[bool] = []
-    for now in (3.0, 9.0, 10.0, 12.0, 20.0):
+    for at in (3.0, 9.0, 10.0, 12.0, 20.0):
+        now = at
         said.append(beat.waiting("3 episodes wait for the policy"))
     assert said == [False, False, True, False, True]
     assert heard == [("3 episodes wait for the policy", 10.0), ("3 episodes wait for the policy", 20.0)]

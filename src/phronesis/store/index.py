@@ -27,10 +27,11 @@ VERSION = 1
 
 _COLUMNS = tuple(f.name for f in msgspec.structs.fields(Row))
 _QUOTED = ", ".join(f'"{c}"' for c in _COLUMNS)
+_ORDER = 'ORDER BY kind, file, "offset"'
 _SCHEMA = f"""
 CREATE TABLE files (name TEXT PRIMARY KEY, scanned INTEGER NOT NULL, damaged INTEGER NOT NULL);
 CREATE TABLE unreadable (file TEXT NOT NULL, "offset" INTEGER NOT NULL, reason TEXT NOT NULL);
-CREATE TABLE episodes (seq INTEGER PRIMARY KEY AUTOINCREMENT, {_QUOTED}, UNIQUE (kind, id));
+CREATE TABLE episodes ({_QUOTED}, UNIQUE (kind, id));
 CREATE INDEX by_step ON episodes (step);
 CREATE INDEX by_group ON episodes ("group");
 CREATE INDEX by_task ON episodes (task);
@@ -60,7 +61,7 @@ class Where(Struct, frozen=True, kw_only=True):
     success: bool | None = None
     """Succeeded or not; unscored ones match neither."""
     limit: int | None = None
-    """At most this many, the first ones written."""
+    """At most this many, the first ones."""
 
     def sql(self) -> tuple[str, list[object]]:
         """The condition and its values."""
@@ -68,8 +69,8 @@ class Where(Struct, frozen=True, kw_only=True):
         text = " AND ".join(f'"{name}" = ?' for name in chosen) or "1"
         values: list[object] = list(chosen.values())
         if self.limit is not None:
-            return f"{text} ORDER BY seq LIMIT ?", [*values, self.limit]
-        return f"{text} ORDER BY seq", values
+            return f"{text} {_ORDER} LIMIT ?", [*values, self.limit]
+        return f"{text} {_ORDER}", values
 
 
 class Damage(Struct, frozen=True, kw_only=True):
@@ -96,7 +97,7 @@ class Index:
             self._db = None
 
     def rows(self, where: Where) -> list[Row]:
-        """The rows of the chosen episodes, as the files are now, in the order they were written."""
+        """The rows of the chosen episodes, as the files are now: by kind, then in the order written."""
         self.sync()
         condition, values = where.sql()
         found = self._connection().execute(f"SELECT {_QUOTED} FROM episodes WHERE {condition}", values)

@@ -141,7 +141,7 @@ class Run:
         return read_json(self.layout.summary)
 
     def rows(self, where: Where | None = None) -> list[Row]:
-        """Summaries of the chosen episodes in the order they were written; the later of two with equal id and kind."""
+        """Summaries of the chosen episodes: by kind, then in the order written; of equal ids in a kind only the last."""
         return self._rows_index().rows(where or Where())
 
     def episodes(self, where: Where | None = None) -> Iterator[Episode]:
@@ -157,7 +157,7 @@ class Run:
         return None if line is None else _decode(line, row.file)
 
     def get(self, id: str, kind: str | None = None) -> Episode:
-        """One episode; without `kind` the one written last.
+        """One episode; `kind` is needed only where several kinds share the id.
 
         Raises:
             UnknownName: there is none of that id.
