@@ -40,9 +40,7 @@ def findings(run: Run) -> tuple[Finding, ...]:
     rank = {"alarm": 0, "note": 1, "ok": 2, "unknown": 3}
     raised = [Finding("Raised by the run", "alarm", text) for text in list(dict.fromkeys(run.alarms))[:MOST_RAISED]]
     if len(run.alarms) > len(raised):
-        raised.append(
-            Finding("Raised by the run", "note", f"{len(run.alarms)} alarms in all, {len(raised)} different ones shown")
-        )
+        raised.append(Finding("Raised by the run", "note", f"{len(run.alarms)} alarms, {len(raised)} shown"))
     return tuple(sorted((*raised, *(check(run) for check in CHECKS)), key=lambda f: rank[f.level]))
 
 

@@ -70,7 +70,10 @@ def dot_plot(rows: Sequence[DotRow], title: str) -> Html:
         "svg", tag("title", title), join(parts), class_="plot", role="img", width="100%", height=height, data_rows=len(rows)
     )
     labels = [tag("div", tag("b", row.label), style=f"height:{_ROW}px") for row in rows]
-    numbers = [tag("div", *(_figure(dot) for dot in row.dots), style=f"height:{_ROW}px") for row in rows]
+    numbers = [
+        tag("div", tag("span", row.label, class_="row-name"), *(_figure(dot) for dot in row.dots), style=f"height:{_ROW}px")
+        for row in rows
+    ]
     return tag(
         "div",
         tag("div", *labels, class_="labels"),
@@ -139,7 +142,11 @@ def waterfall(phases: Sequence[Phase]) -> Html:
     labels = [tag("div", tag("b", p.label), style="height:28px") for p in phases]
     numbers = [
         tag(
-            "div", seconds(p.seconds), tag("small", f" {percent(p.seconds / total, 0)}") if total else None, style="height:28px"
+            "div",
+            tag("span", p.label, class_="row-name"),
+            seconds(p.seconds),
+            tag("small", f" {percent(p.seconds / total, 0)}") if total else None,
+            style="height:28px",
         )
         for p in phases
     ]

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from phronesis.view.html import Html, join, table, tag
-from phronesis.view.quantity import number, percent
+from phronesis.view.quantity import number, percent, tick
 from phronesis.view.scale import Axis, Points, fit, smooth, window
 
 Tone = Literal["a", "b", "c", "d"]
@@ -140,19 +140,21 @@ def _axes(chart: Chart, lines: Sequence[Line]) -> tuple[Axis, Axis]:
     )
 
 
-def _tick(chart: Chart, value: float, log: bool) -> str:
+def _tick(chart: Chart, value: float, step: float, log: bool) -> str:
     if log:
         return number(value, 1).removeprefix("1·")
-    return f"{100 * value:g}" if chart.share else number(value)
+    return tick(100 * value, 100 * step) if chart.share else tick(value, step)
 
 
 def _grid(chart: Chart, x_axis: Axis, y_axis: Axis) -> Html:
     """Rules, tick labels, axis titles and reference lines."""
     parts: list[Html] = []
-    for value in y_axis.ticks(4):
+    levels = y_axis.ticks(4)
+    step = levels[1] - levels[0] if len(levels) > 1 else abs(levels[0]) if levels else 0.0
+    for value in levels:
         y = f"{100 * (1 - y_axis.at(value)):.3f}%"
         parts.append(tag("line", class_="rule", x1="0", x2="100%", y1=y, y2=y))
-        parts.append(tag("text", _tick(chart, value, y_axis.log), class_="tick y", x="-7", y=y, dy="0.32em"))
+        parts.append(tag("text", _tick(chart, value, step, y_axis.log), class_="tick y", x="-7", y=y, dy="0.32em"))
     for value in x_axis.ticks(8 if chart.wide else 5):
         if value.is_integer() and x_axis.low <= value <= x_axis.high:
             x = f"{100 * x_axis.at(value):.3f}%"
@@ -195,11 +197,12 @@ def _curves(line: Line, x_axis: Axis, y_axis: Axis, smoothed: bool) -> Html:
 
 
 def _band(line: Line, x_axis: Axis, y_axis: Axis) -> Html | None:
+    """The spread, smoothed like the line it belongs to."""
     ends = [(x, low, high) for x, low, high in line.band if math.isfinite(low) and math.isfinite(high)]
     if len(ends) < 2:
         return None
-    upper = [_place(x, high, x_axis, y_axis) for x, _, high in ends]
-    lower = [_place(x, low, x_axis, y_axis) for x, low, _ in reversed(ends)]
+    upper = [_place(x, high, x_axis, y_axis) for x, high in smooth([(x, high) for x, _, high in ends])]
+    lower = [_place(x, low, x_axis, y_axis) for x, low in reversed(smooth([(x, low) for x, low, _ in ends]))]
     return tag("path", class_=f"band {line.tone}", d=f"M{'L'.join(upper + lower)}Z")
 
 
@@ -226,15 +229,16 @@ def _latest(chart: Chart, line: Line) -> Html | None:
 
 
 def _legend(chart: Chart, lines: Sequence[Line], half: int) -> Html | None:
-    entries = [
-        tag("span", tag("i", class_=f"{'key mark' if line.marks else 'key'} {line.tone}"), line.label, class_="entry")
-        for line in lines
-    ]
-    if half and any(line.raw and not line.marks for line in lines):
-        entries.append(tag("span", f"thin: raw, thick: mean over ±{half} steps", class_="entry quiet"))
+    """Names of the lines when there are several; what thin, thick and shaded mean on the wide figures."""
+    entries: list[Html] = []
+    if len(lines) > 1:
+        keys = [f"{'key mark' if line.marks else 'key'} {line.tone}" for line in lines]
+        entries = [tag("span", tag("i", class_=k), line.label, class_="entry") for k, line in zip(keys, lines, strict=True)]
+    if half and chart.wide and any(line.raw and not line.marks for line in lines):
+        entries.append(tag("span", f"thin: every step, thick: mean over ±{half} steps", class_="entry quiet"))
     if chart.spread and any(line.band for line in lines):
         entries.append(tag("span", chart.spread, class_="entry quiet"))
-    return tag("div", *entries, class_="legend") if len(entries) > 1 or chart.wide else None
+    return tag("div", *entries, class_="legend") if entries else None
 
 
 def _columns(lines: Sequence[Line]) -> tuple[list[float], list[dict[float, float]]]:

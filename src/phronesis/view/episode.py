@@ -76,9 +76,7 @@ def chat(episode: Episode, setting: Setting, name: str, opening: bool = True) ->
         parts.append(tag("p", "The policy was never asked.", class_="quiet"))
     for k, turn in enumerate(episode.turns[:MOST_TURNS]):
         earned = [c for c in _components(episode) if c.turn == k]
-        branch = turn.parent is not None and turn.parent != k - 1
-        parts.append(_turn(turn, k, f"{name}-{k}", setting, branch))
-        parts += [_reward(c) for c in earned]
+        parts.append(_turn(turn, k, f"{name}-{k}", setting, earned))
     hidden = len(episode.turns) - MOST_TURNS
     if hidden > 0:
         parts.append(tag("p", f"{count(hidden, 'more turn')} not shown here.", class_="quiet"))
@@ -179,30 +177,51 @@ def _said(message: Message, answer: bool = False) -> list[Html]:
     return parts
 
 
-def _turn(turn: Turn, k: int, name: str, setting: Setting, branch: bool) -> Html:
-    label = [f"turn {k + 1}", f"{number(sum(turn.sampled))} tokens", seconds(turn.policy_seconds + turn.env_seconds)]
+def _turn(turn: Turn, k: int, name: str, setting: Setting, earned: Sequence[Component]) -> Html:
+    """One policy call: what it cost, what the policy said, what the world answered, and the exact tokens."""
+    return tag(
+        "section",
+        tag("h4", tag("b", f"turn {k + 1}"), *(tag("span", line) for line in _cost(turn, k))),
+        tag("div", *_spoken(turn, setting), class_="said"),
+        tag("div", *_answered(turn), *(_reward(c) for c in earned), class_="answered"),
+        strip(turn, name, setting.decode),
+        class_="turn",
+    )
+
+
+def _cost(turn: Turn, k: int) -> list[str]:
+    lines = [count(sum(turn.sampled), "token"), seconds(turn.policy_seconds + turn.env_seconds)]
     surprise = [-p for p, s in zip(turn.logprobs, turn.sampled, strict=False) if s]
     if surprise:
-        label.append(f"{number(math.fsum(surprise) / len(surprise))} nats of surprise per token")
+        lines.append(f"{number(math.fsum(surprise) / len(surprise), 2)} nats a token")
     if turn.author != "policy":
-        label.append(f"by {turn.author}")
-    if branch:
-        label.append(f"a branch from turn {(turn.parent or 0) + 1}")
+        lines.append(f"by {turn.author}")
+    if turn.parent != (k - 1 if k else None):
+        lines.append("a new root" if turn.parent is None else f"branch of turn {turn.parent + 1}")
+    return lines
+
+
+def _spoken(turn: Turn, setting: Setting) -> list[Html]:
     body: list[Html] = []
     if turn.action is not None:
         body += _said(turn.action, answer=any(s.kind == "answer" for s in turn.spans))
+    elif setting.decode is not None:
+        body.append(_bubble("say", "unparsed", _text("".join(setting.decode(i) for i in turn.completion))))
     if turn.parse_error is not None:
         body.append(tag("p", f"could not be parsed: {turn.parse_error}", class_="error"))
-    if turn.action is None and setting.decode is not None:
-        body.append(_bubble("say", "unparsed", _text("".join(setting.decode(i) for i in turn.completion))))
     if turn.finish.value != "stop":
         body.append(tag("p", f"completion ended by {turn.finish.value}", class_="error"))
-    if turn.reply is not None:
-        body += [_given(m) for m in turn.reply.messages]
-        body += [tag("span", f"mistake: {e}", class_="chip bad") for e in turn.reply.errors]
-        if turn.reply.reward is not None:
-            body.append(tag("span", f"environment reward {signed(turn.reply.reward)}", class_="chip"))
-    return tag("section", tag("h4", " · ".join(label)), *body, strip(turn, name, setting.decode), class_="turn")
+    return body
+
+
+def _answered(turn: Turn) -> list[Html]:
+    if turn.reply is None:
+        return [tag("p", "no reply", class_="quiet")]
+    body = [_given(m) for m in turn.reply.messages]
+    body += [tag("span", f"mistake: {e}", class_="chip bad") for e in turn.reply.errors]
+    if turn.reply.reward is not None:
+        body.append(tag("span", f"environment reward {signed(turn.reply.reward)}", class_="chip"))
+    return body
 
 
 def _reward(component: Component) -> Html:

@@ -8,7 +8,7 @@ from phronesis.evals.statistics import PairedDifference
 from phronesis.view.folder import Run
 from phronesis.view.html import Html, join, table, tag
 from phronesis.view.outcome import Outcome, describe, get, mapping, outcome, paired
-from phronesis.view.quantity import DASH, number, percent, seconds
+from phronesis.view.quantity import DASH, count, number, percent, seconds
 
 
 def headline(run: Run) -> Html:
@@ -106,7 +106,7 @@ def _pairs(difference: PairedDifference | None) -> Html | None:
     points = f"{100 * d.difference:+.1f} points".replace("-", "−")
     interval = f"95 % interval {100 * d.low:+.1f} to {100 * d.high:+.1f}".replace("-", "−")
     same = d.tasks - d.improved - d.worsened
-    left_out = f"; {number(d.unpaired)} tasks played on one side only are left out" if d.unpaired else ""
+    left_out = f"; {count(d.unpaired, 'task')} scored on one side only left out" if d.unpaired else ""
     return tag(
         "p",
         tag("b", points),

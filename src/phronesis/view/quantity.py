@@ -39,6 +39,18 @@ def number(value: float | None, digits: int = 3) -> str:
     return f"{value:.{digits}g}".replace("-", "−")
 
 
+def tick(value: float, step: float) -> str:
+    """A label of an axis, with as many decimals as the distance between ticks needs.
+
+    >>> tick(0.0005, 0.0005), tick(0.001, 0.0005), tick(20000.0, 10000.0)
+    ('0.0005', '0.0010', '20 000')
+    """
+    if step <= 0 or step < 1e-4 or abs(value) >= 1e9:
+        return number(value)
+    decimals = max(0, -math.floor(math.log10(step) + 1e-9))
+    return f"{value:,.{decimals}f}".replace(",", " ").replace("-", "−")
+
+
 def signed(value: float, digits: int = 3) -> str:
     """A number that always shows its sign.
 

@@ -31,6 +31,10 @@ from phronesis.view.html import Html, join, tag
 from phronesis.view.outcome import describe, evaluations, outcome
 
 NAME = "report.html"
+CURVES_NOTE = (
+    "Thin lines are the values of every step, thick lines their centred mean over a twentieth of the run on each side. "
+    "Point at a curve, or focus it and use the arrow keys, to read values; every figure has its table."
+)
 
 
 def write(run_folder: Path) -> Path:
@@ -110,7 +114,7 @@ def _masthead(run: Run) -> Html:
         tag("span", "φ", class_="mark", aria_hidden="true"),
         tag("span", "Phronesis", class_="brand"),
         tag("h1", run.name),
-        tag("span", words[run.state], class_=f"state {run.state}"),
+        tag("span", words.get(run.state, run.state), class_=f"state {run.state}"),
         class_="masthead",
     )
 
@@ -240,6 +244,8 @@ def _curves(run: Run) -> Html | None:
     for group in groups(run):
         drawn = [figure for chart in group.charts if (figure := draw(chart)) is not None]
         if drawn:
+            if not parts:
+                parts.append(tag("p", CURVES_NOTE, class_="quiet"))
             parts += [tag("h4", group.question, class_="question"), tag("div", *drawn, class_="charts")]
     rest = [figure for chart in others(run) if (figure := draw(chart)) is not None]
     if rest:

@@ -77,9 +77,9 @@ def fit(values: Sequence[float], *, log: bool = False, floor: float | None = Non
     low, high = min(finite), max(finite)
     spread = (high - low) or abs(high) or 1.0
     low, high = low - 0.06 * spread, high + 0.06 * spread
-    if floor is not None and min(finite) >= floor and min(finite) - floor < 0.6 * spread:
+    if floor is not None and min(finite) >= floor and min(finite) - floor < 1.5 * spread:
         low = floor
-    if ceiling is not None and max(finite) <= ceiling and ceiling - max(finite) < 0.6 * spread:
+    if ceiling is not None and max(finite) <= ceiling and ceiling - max(finite) < spread:
         high = ceiling
     return Axis(low, high)
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 
 from phronesis.records import Turn
 from phronesis.view.html import Html, join, tag
-from phronesis.view.quantity import count, number
+from phronesis.view.quantity import number
 
 Decode = Callable[[int], str]
 """Text of one token id."""
@@ -55,8 +55,8 @@ def strip(turn: Turn, name: str, decode: Decode | None = None) -> Html:
     made = [_made(turn, i, kinds[i], decode) for i in range(min(MOST, len(turn.completion)))]
     hidden = len(turn.context) + len(turn.completion) - len(context) - len(made)
     forced = len(turn.completion) - sum(turn.sampled)
-    summary = f"Tokens: {count(len(turn.context), 'given')}".removesuffix("s") + f", {number(sum(turn.sampled))} sampled"
-    summary += f", {number(forced)} forced" if forced else ""
+    counted = [(len(turn.context), "given"), (sum(turn.sampled), "sampled"), (forced, "forced")]
+    summary = "Tokens: " + ", ".join(f"{number(n)} {what}" for n, what in counted if n or what == "sampled")
     radios: list[Html] = []
     for i, (mode, label) in enumerate(_MODES):
         radios.append(tag("input", type="radio", name=name, id=f"{name}-{mode}", class_=f"mode {mode}", checked=i == 0))
