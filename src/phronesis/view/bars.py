@@ -70,10 +70,7 @@ def dot_plot(rows: Sequence[DotRow], title: str) -> Html:
         "svg", tag("title", title), join(parts), class_="plot", role="img", width="100%", height=height, data_rows=len(rows)
     )
     labels = [tag("div", tag("b", row.label), style=f"height:{_ROW}px") for row in rows]
-    numbers = [
-        tag("div", tag("span", row.label, class_="row-name"), *(_figure(dot) for dot in row.dots), style=f"height:{_ROW}px")
-        for row in rows
-    ]
+    numbers = [_numbers(row.label, [_figure(dot) for dot in row.dots], _ROW) for row in rows]
     return tag(
         "div",
         tag("div", *labels, class_="labels"),
@@ -140,16 +137,7 @@ def waterfall(phases: Sequence[Phase]) -> Html:
         )
         start += phase.seconds
     labels = [tag("div", tag("b", p.label), style="height:28px") for p in phases]
-    numbers = [
-        tag(
-            "div",
-            tag("span", p.label, class_="row-name"),
-            seconds(p.seconds),
-            tag("small", f" {percent(p.seconds / total, 0)}") if total else None,
-            style="height:28px",
-        )
-        for p in phases
-    ]
+    numbers = [_numbers(p.label, [_spent(p, total)], 28) for p in phases]
     return tag(
         "div",
         tag("div", *labels, class_="labels"),
@@ -161,3 +149,13 @@ def waterfall(phases: Sequence[Phase]) -> Html:
         tag("div", *numbers, class_="numbers"),
         class_="dots time",
     )
+
+
+def _spent(phase: Phase, total: float) -> Html:
+    share = tag("small", f" {percent(phase.seconds / total, 0)}") if total else None
+    return tag("span", seconds(phase.seconds), share)
+
+
+def _numbers(label: str, figures: Sequence[Html], height: int) -> Html:
+    """The figures beside a row; the label is shown where the column of labels is not."""
+    return tag("div", tag("span", label, class_="row-name"), *figures, style=f"height:{height}px")
