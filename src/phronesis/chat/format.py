@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Literal, NamedTuple, Protocol
 
 from phronesis.policy import ThoughtBudget
-from phronesis.records import Finish, Message, Span, ToolSpec
+from phronesis.records import Message, Span, ToolSpec
 
 Retention = Literal["preserve", "until_user", "strip"]
 """Which past thoughts stay in the prompt: all; those since the last user message; none."""

@@ -254,7 +254,7 @@ def load_tokenizer(path: str | Path) -> PreTrainedTokenizerFast:
         names = ", ".join(sorted(p.name for p in folder.iterdir())[:8]) or "nothing"
         raise CheckpointError(f"no 'tokenizer.json' in {str(path)!r} (it holds {names}); save a fast tokenizer there")
     try:
-        loaded: object = AutoTokenizer.from_pretrained(str(folder), local_files_only=True)  # pyright: ignore[reportUnknownMemberType]
+        loaded: object = AutoTokenizer.from_pretrained(str(folder), local_files_only=True)  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]
     except Exception as fault:  # the loaders raise anything from KeyError to a bare Exception of the Rust core
         raise CheckpointError(f"the tokenizer in {str(path)!r} cannot be read: {type(fault).__name__}: {fault}") from fault
     tokenizer = cast(PreTrainedTokenizerFast, loaded)
