@@ -24,7 +24,7 @@ from phronesis.records import Batch
 from phronesis.seeding import rng, stream
 from phronesis.train.optimizer import AdamWConfig, Constant, OptimizerConfig, Schedule, Stepper
 from phronesis.train.packed import Packed, pack
-from phronesis.train.scoring import Precision, score
+from phronesis.train.scoring import Entropy, Precision, score
 from phronesis.train.splitting import minibatches, split
 
 log = logging.getLogger(__name__)
@@ -149,6 +149,7 @@ class Learner:
         self.stepper = Stepper(decoder.named_parameters(), config.optimizer, config.schedule)
         self.updates = 0
         self._loss = config.loss.build()
+        self._entropy: Entropy = "gradient" if config.loss.entropy_bonus else "value" if config.entropy else "no"
         self._device = self.stepper.parameters[0].device
 
     def update(self, batch: Batch) -> UpdateMetrics:
@@ -209,7 +210,7 @@ class Learner:
                     part,
                     precision=config.precision,
                     checkpointing=config.checkpointing,
-                    entropy=config.entropy,
+                    entropy=self._entropy,
                     hits=hits,
                 )
                 now = scores.logp_K.detach()

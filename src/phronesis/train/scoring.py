@@ -19,6 +19,9 @@ from phronesis.train.packed import Packed
 Precision = Literal["fp32", "bf16"]
 """float32, or bfloat16 for matrix products with float32 weights and log-probabilities."""
 
+Entropy = Literal["no", "value", "gradient"]
+"""Whether to compute entropies, and whether to differentiate them."""
+
 MAX_LOGITS = 1 << 26
 """Logits held at once; more are computed in slices and again in the backward pass."""
 
@@ -29,7 +32,7 @@ class Scores(NamedTuple):
     logp_K: Tensor
     """Nats, at the temperature each token was sampled with; carries the gradient."""
     entropy_K: Tensor | None
-    """Nats, of the same distribution; carries the gradient. None unless asked for."""
+    """Nats, of the same distribution. None unless asked for."""
     hits_K: Tensor | None
     """bool: the token is the most likely one. None unless asked for."""
 
@@ -40,7 +43,7 @@ def score(
     *,
     precision: Precision = "fp32",
     checkpointing: bool = False,
-    entropy: bool = False,
+    entropy: Entropy = "no",
     hits: bool = False,
 ) -> Scores:
     """Scores the trained tokens of a packed batch.
@@ -50,7 +53,7 @@ def score(
         packed: what to compute.
         precision: of matrix products.
         checkpointing: keep only the layers' inputs and recompute the rest in the backward pass.
-        entropy: also the exact entropy of every predicting distribution.
+        entropy: also the exact entropy of every predicting distribution, as a value or with its gradient.
         hits: also whether each token is the most likely one.
     """
     device = packed.ids_N.device
@@ -70,19 +73,20 @@ def score(
             slices.append(found)
     columns = slices[0] if len(slices) == 1 else tuple(torch.cat(column) for column in zip(*slices, strict=True))
     extra = iter(columns[1:])
-    return Scores(columns[0], next(extra) if entropy else None, next(extra) if hits else None)
+    return Scores(columns[0], None if entropy == "no" else next(extra), next(extra) if hits else None)
 
 
 def _read_out(
-    decoder: Decoder, hidden_KD: Tensor, targets_K: Tensor, temperatures_K: Tensor | None, entropy: bool, hits: bool
+    decoder: Decoder, hidden_KD: Tensor, targets_K: Tensor, temperatures_K: Tensor | None, entropy: Entropy, hits: bool
 ) -> tuple[Tensor, ...]:
     logits_KV = decoder.logits(hidden_KD).float()
     if temperatures_K is not None:
         logits_KV = logits_KV / temperatures_K[:, None]
     logp_KV = F.log_softmax(logits_KV, dim=-1)
     found = [-F.nll_loss(logp_KV, targets_K, reduction="none")]
-    if entropy:
-        found.append(-(logp_KV.exp() * logp_KV).nan_to_num().sum(-1))
+    if entropy != "no":
+        p_KV = logp_KV if entropy == "gradient" else logp_KV.detach()
+        found.append(-(p_KV.exp() * p_KV).sum(-1))
     if hits:
         found.append(logp_KV.detach().argmax(-1) == targets_K)
     return tuple(found)

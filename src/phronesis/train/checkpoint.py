@@ -1,0 +1,167 @@
+"""Checkpoints: everything a run needs to continue bit for bit, in one folder that is either whole or absent.
+
+``step-00000012/`` is an ordinary Hugging Face model directory (weights, config, and the tokenizer's files if given) with
+two more files: ``learner.pt`` (optimiser and schedule) and ``checkpoint.json`` (step, sources, counters and the SHA-256 of
+every other file, checked on loading). A folder is written under a hidden name and renamed when it is complete.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Sequence
+from hashlib import sha256
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import Any, NamedTuple, cast
+
+import msgspec
+import torch
+from msgspec import Struct
+
+from phronesis.errors import CheckpointError, ConfigError
+from phronesis.models import checkpoint as model_files
+from phronesis.models.decoder import Decoder
+from phronesis.train.learner import Learner
+
+MANIFEST = "checkpoint.json"
+LEARNER = "learner.pt"
+_PREFIX = "step-"
+_HIDDEN = ".saving-"
+
+
+class Manifest(Struct, frozen=True, kw_only=True):
+    """What a checkpoint holds besides tensors."""
+
+    format: int = 1
+    """Version of this layout."""
+    step: int
+    """Training steps done."""
+    source: dict[str, int | float | str] = {}
+    """State of the task source (`TaskSource.state`)."""
+    counters: dict[str, int | float | str] = {}
+    """Positions of the run's random streams and whatever else the loop counts."""
+    config: str = ""
+    """Hash of the run's config; empty when not given."""
+    files: dict[str, str] = {}
+    """SHA-256 of every other file, by name."""
+
+
+class Checkpoint(NamedTuple):
+    """A loaded checkpoint."""
+
+    manifest: Manifest
+    """Step, source, counters."""
+    decoder: Decoder
+    """The model, in float32."""
+    learner: dict[str, Any]
+    """What `Learner.restore` takes."""
+
+
+def save(
+    folder: Path, decoder: Decoder, learner: Learner, manifest: Manifest, *, beside: Sequence[Path] = (), keep: int | None = 2
+) -> Path:
+    """Writes a checkpoint and removes the oldest ones.
+
+    Args:
+        folder: where a run's checkpoints lie; made if missing.
+        decoder: the model.
+        learner: its optimiser state is saved.
+        manifest: step, source and counters; `files` is filled in here.
+        beside: files to copy along, e.g. the tokenizer's, so that the folder is usable on its own.
+        keep: how many of the newest checkpoints to keep, at least 1; None keeps all.
+
+    Returns:
+        The checkpoint's folder. A checkpoint of the same step is replaced.
+    """
+    if keep is not None and keep < 1:
+        raise ConfigError(f"keep {keep!r} must be at least 1, or None for all")
+    folder.mkdir(parents=True, exist_ok=True)
+    for stale in folder.glob(f"{_HIDDEN}*"):
+        shutil.rmtree(stale, ignore_errors=True)
+    target = folder / f"{_PREFIX}{manifest.step:08d}"
+    draft = folder / f"{_HIDDEN}{target.name}"
+    draft.mkdir()
+    model_files.save(decoder, draft)
+    for path in beside:
+        shutil.copyfile(path, draft / path.name)
+    torch.save(learner.state(), draft / LEARNER)
+    names = sorted(p.name for p in draft.iterdir())
+    complete = msgspec.structs.replace(manifest, files={name: _digest(draft / name) for name in names})
+    (draft / MANIFEST).write_bytes(msgspec.json.format(msgspec.json.encode(complete), indent=2) + b"\n")
+    for path in (*draft.iterdir(), draft):
+        _sync(path)
+    if target.exists():
+        target.rename(folder / f"{_HIDDEN}old-{target.name}")
+    draft.rename(target)
+    _sync(folder)
+    shutil.rmtree(folder / f"{_HIDDEN}old-{target.name}", ignore_errors=True)
+    if keep is not None:
+        for old in steps(folder)[:-keep]:
+            if old != target:
+                shutil.rmtree(old)
+    return target
+
+
+def load(path: Path) -> Checkpoint:
+    """Reads and verifies a checkpoint.
+
+    Raises:
+        CheckpointError: missing, incomplete or corrupt; the message names an older checkpoint where there is one.
+    """
+    if not path.is_dir():
+        raise CheckpointError(f"no checkpoint at {str(path)!r}")
+    try:
+        manifest = msgspec.json.decode((path / MANIFEST).read_bytes(), type=Manifest)
+        for name, digest in manifest.files.items():
+            if _digest(path / name) != digest:
+                raise _corrupt(path, f"{name!r} differs from what was written")
+        learner = cast("dict[str, Any]", torch.load(path / LEARNER, map_location="cpu", weights_only=True))
+        decoder = model_files.load(path)
+    except (OSError, msgspec.DecodeError, UnpicklingError, RuntimeError) as error:
+        raise _corrupt(path, f"{type(error).__name__}: {error}") from error
+    return Checkpoint(manifest, decoder, learner)
+
+
+def latest(folder: Path) -> Path | None:
+    """The newest complete checkpoint of a run; None when there is none."""
+    found = steps(folder)
+    return found[-1] if found else None
+
+
+def steps(folder: Path) -> list[Path]:
+    """A run's checkpoints, oldest first; drafts that were never finished are not among them."""
+    if not folder.is_dir():
+        return []
+    return sorted(p for p in folder.glob(f"{_PREFIX}*") if (p / MANIFEST).is_file())
+
+
+def matches(manifest: Manifest, config: str) -> None:
+    """Raises CheckpointError when a checkpoint was made with another config (both hashes known)."""
+    if manifest.config and config and manifest.config != config:
+        raise CheckpointError(
+            f"the checkpoint of step {manifest.step} was made with config {manifest.config!r}, this run has {config!r}; "
+            "resume with the run folder's own config.toml"
+        )
+
+
+def _corrupt(path: Path, why: str) -> CheckpointError:
+    older = [p for p in steps(path.parent) if p.name < path.name]
+    advice = f"continue from {str(older[-1])!r}" if older else "there is no older checkpoint; start the run again"
+    return CheckpointError(f"checkpoint {str(path)!r} is corrupt: {why}. Remove it and {advice}")
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        hasher = sha256()
+        while block := file.read(1 << 20):
+            hasher.update(block)
+    return hasher.hexdigest()
+
+
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
