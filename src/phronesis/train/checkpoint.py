@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from hashlib import sha256
 from pathlib import Path
 from pickle import UnpicklingError
@@ -59,7 +59,14 @@ class Checkpoint(NamedTuple):
 
 
 def save(
-    folder: Path, decoder: Decoder, learner: Learner, manifest: Manifest, *, beside: Sequence[Path] = (), keep: int | None = 2
+    folder: Path,
+    decoder: Decoder,
+    learner: Learner,
+    manifest: Manifest,
+    *,
+    beside: Sequence[Path] = (),
+    keep: int | None = 2,
+    spare: Collection[int] = (),
 ) -> Path:
     """Writes a checkpoint and removes the oldest ones.
 
@@ -70,6 +77,7 @@ def save(
         manifest: step, source and counters; `files` is filled in here.
         beside: files to copy along, e.g. the tokenizer's, so that the folder is usable on its own.
         keep: how many of the newest checkpoints to keep, at least 1; None keeps all.
+        spare: steps whose checkpoints are kept in any case and do not count, e.g. the first.
 
     Returns:
         The checkpoint's folder. A checkpoint of the same step is replaced.
@@ -79,7 +87,7 @@ def save(
     folder.mkdir(parents=True, exist_ok=True)
     for stale in folder.glob(f"{_HIDDEN}*"):
         shutil.rmtree(stale, ignore_errors=True)
-    target = folder / f"{_PREFIX}{manifest.step:08d}"
+    target = folder / _name(manifest.step)
     draft = folder / f"{_HIDDEN}{target.name}"
     draft.mkdir()
     model_files.save(decoder, draft)
@@ -97,7 +105,8 @@ def save(
     _sync(folder)
     shutil.rmtree(folder / f"{_HIDDEN}old-{target.name}", ignore_errors=True)
     if keep is not None:
-        for old in steps(folder)[:-keep]:
+        spared = {_name(step) for step in spare}
+        for old in [p for p in steps(folder) if p.name not in spared][:-keep]:
             if old != target:
                 shutil.rmtree(old)
     return target
@@ -134,6 +143,10 @@ def steps(folder: Path) -> list[Path]:
     if not folder.is_dir():
         return []
     return sorted(p for p in folder.glob(f"{_PREFIX}*") if (p / MANIFEST).is_file())
+
+
+def _name(step: int) -> str:
+    return f"{_PREFIX}{step:08d}"
 
 
 def matches(manifest: Manifest, config: str) -> None:

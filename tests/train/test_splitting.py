@@ -1,0 +1,112 @@
+"""Parts of a batch: nothing lost, nothing trained twice, groups together."""
+
+import asyncio
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from sampled_groups import make_decoder, make_group, trained
+
+from phronesis.credit import GroupStandard, TrajectoryCredit
+from phronesis.errors import ConfigError
+from phronesis.records import Batch, Segment
+from phronesis.train.batching import build_batch
+from phronesis.train.splitting import minibatches, split
+
+
+@pytest.fixture(scope="module")
+def batch():
+    decoder = make_decoder()
+    groups = [make_group(decoder, i) for i in range(5)]
+    return build_batch(groups, [asyncio.run(TrajectoryCredit(baseline=GroupStandard()).assign(g)) for g in groups])
+
+
+def merged(parts):
+    found = {}
+    for part in parts:
+        for key, tokens in trained(part).items():
+            assert key not in found or not set(found[key]) & set(tokens)
+            found.setdefault(key, []).extend(tokens)
+    return in_order(found)
+
+
+def in_order(found):
+    return {k: sorted(v) for k, v in found.items()}
+
+
+def test_micro_batches_hold_every_trained_token_once(batch):
+    for limit in (1, 30, 45, 60, 100, 10_000):
+        parts = split(batch, limit)
+        assert merged(parts) == in_order(trained(batch))
+        assert all(p.total_tokens == batch.total_tokens and p.sequence_tokens == batch.sequence_tokens for p in parts)
+        assert all(p.tokens <= limit for p in parts) or limit < 60
+    assert split(batch, batch.tokens) == [batch]
+
+
+def test_groups_stay_together_where_they_fit(batch):
+    parts = split(batch, 100)
+    assert all(len(p.segments[0].ids) == 20 for p in parts) and len(parts) > 1
+    groups = [{batch.episodes[s.episode].split("-")[1] for s in p.segments if s.episode >= 0} for p in parts]
+    assert sum(map(len, groups)) == 5
+
+
+def test_a_trained_ancestor_is_trained_in_one_part_only():
+    def segment(parent, n, first):
+        return Segment(
+            parent=parent,
+            ids=tuple(range(first, first + n)),
+            mask=(parent is not None,) * n,
+            logprobs=(0.0,) * n,
+            advantages=(1.0,) * n,
+            turns=(0 if parent is not None else -1,) * n,
+            episode=-1 if parent is None else 0,
+        )
+
+    segments = (segment(None, 4, 0), segment(0, 3, 10), segment(1, 5, 20), segment(1, 5, 30))
+    batch = Batch(segments=segments, episodes=("e",), sequence_tokens=(13,), total_tokens=13, total_sequences=1)
+    parts = split(batch, 12)
+    assert [p.tokens for p in parts] == [12, 12] and [p.trained_tokens for p in parts] == [8, 5]
+    assert merged(parts) == in_order(trained(batch))
+
+
+@given(st.integers(1, 7), st.integers(0, 3))
+def test_minibatches_hold_every_trained_token_once(count, seed):
+    parts = minibatches(_batch(), count, seed)
+    assert len(parts) == min(count, 15)
+    assert merged(parts) == in_order(trained(_batch()))
+    for part in parts:
+        assert part.total_tokens == part.trained_tokens == sum(part.sequence_tokens)
+        assert part.total_sequences == len({s.episode for s in part.segments if any(s.mask)})
+    assert minibatches(_batch(), count, seed) == parts
+
+
+_cache = []
+
+
+def _batch():
+    if not _cache:
+        decoder = make_decoder()
+        groups = [make_group(decoder, i) for i in range(5)]
+        rule = TrajectoryCredit(baseline=GroupStandard())
+        _cache.append(build_batch(groups, [asyncio.run(rule.assign(g)) for g in groups]))
+    return _cache[0]
+
+
+def test_minibatches_keep_groups_and_differ_by_seed():
+    parts = minibatches(_batch(), 3, seed=1)
+    owners = [{_batch().episodes[s.episode].split("-")[1] for s in p.segments if s.episode >= 0} for p in parts]
+    assert sum(map(len, owners)) == 5
+    assert any(minibatches(_batch(), 3, seed=s) != parts for s in range(2, 6))
+
+
+def test_left_out_episodes_count_in_proportion():
+    batch = msgspec.structs.replace(_batch(), total_tokens=2 * _batch().trained_tokens, total_sequences=30)
+    parts = minibatches(batch, 3, seed=0)
+    assert [p.total_tokens for p in parts] == [2 * p.trained_tokens for p in parts]
+    assert sum(p.total_sequences for p in parts) == 30
+
+
+def test_impossible_limit(batch):
+    with pytest.raises(ConfigError, match="max_tokens"):
+        split(batch, 0)
