@@ -46,6 +46,8 @@ class Run:
     """`code.json`: versions and platform."""
     active: bool = False
     """True while a process is writing the folder."""
+    broke: str | None = None
+    """The last failure event that no resume followed; None when there is none."""
     alarms: list[str] = field(default_factory=list[str])
     """What the run itself raised, in order, from `events.jsonl`."""
     series: dict[str, list[tuple[float, float]]] = field(default_factory=dict[str, list[tuple[float, float]]])
@@ -74,7 +76,7 @@ class Run:
                 return ": ".join(str(v) for v in cast(Mapping[str, object], found).values() if v is not None)
             if found:
                 return str(found)
-        return None
+        return None if self.active or self.summary is not None else self.broke
 
     @property
     def success(self) -> float:
@@ -156,9 +158,14 @@ def _metrics(run: Run) -> None:
         run.notes.append(f"events.jsonl cannot be read ({broken.strerror})")
         return
     for event in events:
+        step = _number(event.get("step"))
+        text = f"{event.get('message')}" + ("" if step is None else f" (step {step:g})")
         if event.get("kind") == "alarm":
-            step = _number(event.get("step"))
-            run.alarms.append(f"{event.get('message')}" + ("" if step is None else f" (step {step:g})"))
+            run.alarms.append(text)
+        elif event.get("kind") in ("failure", "error"):
+            run.broke = text
+        elif event.get("kind") == "resume":
+            run.broke = None
 
 
 def _entry(run: Run, entry: dict[str, object]) -> None:

@@ -135,9 +135,9 @@ def _without(run: Run) -> Html:
                 ),
             ]
         )
-    steps = [x for points in run.series.values() for x, _ in points]
+    steps = [x for key, points in run.series.items() if not key.startswith("prime/") for x, _ in points]
     if run.state in ("running", "stopped"):
-        where = f"Last step written: {number(max(steps))}" if steps else "No step has been written yet"
+        where = f"Last training step written: {number(max(steps))}" if steps else "No training step has been written yet"
         what_next = "The result appears here after the held-out evaluation; write the report again then."
         if not run.active:
             what_next = "No process is writing this run any more and it has no summary; continue it with --resume."
