@@ -62,6 +62,18 @@ def load(cls: type[S], files: Sequence[Path] = (), overrides: Sequence[str] = ()
         raise _explain(error, cls) from None
 
 
+def arguments(texts: Sequence[str]) -> dict[str, object]:
+    """``key=value`` texts as free arguments, e.g. of an environment; keys may be dotted, values as in `load`.
+
+    >>> arguments(["size=4", "kind=slippery", "deep.er=[1]"])
+    {'size': 4, 'kind': 'slippery', 'deep': {'er': [1]}}
+
+    Raises:
+        ConfigError: a text that is no assignment.
+    """
+    return cast(Table, _resolve(_parse_overrides(texts)))
+
+
 def _read(path: Path) -> Table:
     """The table a TOML file holds."""
     try:

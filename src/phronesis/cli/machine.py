@@ -1,0 +1,129 @@
+"""What this machine offers a run: versions, processors, memory, disk, and advice where something will hurt."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+from pathlib import Path
+
+import torch
+from msgspec import Struct
+
+from phronesis.store.provenance import PACKAGES, commit, package_version
+
+_GIB = 2**30
+_LEAST_DISK = 1.0
+_LEAST_MEMORY = 2.0
+
+
+class Machine(Struct, frozen=True, kw_only=True):
+    """One machine, as a run finds it."""
+
+    python: str
+    """Version of the interpreter."""
+    platform: str
+    """Operating system and processor."""
+    packages: dict[str, str | None]
+    """Version by package; None when it is not installed."""
+    commit: str | None
+    """Commit of the checkout the package runs from; None outside a checkout."""
+    cpus: int
+    """Processors this process may use."""
+    threads: int
+    """Threads torch computes with."""
+    omp_wait_policy: str | None
+    """``OMP_WAIT_POLICY``; None when it is not set."""
+    memory_gib: float | None
+    """Memory available now, GiB; None when the system does not say."""
+    disk_gib: float
+    """Space left in the current folder, GiB."""
+    accelerators: tuple[str, ...]
+    """Names of the devices torch could compute on besides the CPU."""
+    advice: tuple[str, ...]
+    """What to change, most important first; empty when nothing is wrong."""
+
+
+def inspect() -> Machine:
+    """Looks at this machine."""
+    cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    threads = torch.get_num_threads()
+    packages = {name: package_version(name) for name in (*PACKAGES, "safetensors", "typer", "zstandard")}
+    memory, disk = available_memory(Path("/proc/meminfo")), shutil.disk_usage(".").free / _GIB
+    policy = os.environ.get("OMP_WAIT_POLICY")
+    return Machine(
+        python=platform.python_version(),
+        platform=f"{platform.system()} {platform.release()} {platform.machine()}",
+        packages=packages,
+        commit=commit(),
+        cpus=cpus,
+        threads=threads,
+        omp_wait_policy=policy,
+        memory_gib=memory,
+        disk_gib=disk,
+        accelerators=accelerators(),
+        advice=advise(cpus, threads, policy, memory, disk, packages),
+    )
+
+
+def accelerators() -> tuple[str, ...]:
+    """Names of CUDA devices, and Apple's GPU."""
+    found = tuple(str(torch.cuda.get_device_name(i)) for i in range(torch.cuda.device_count()))
+    return found + (("mps",) if torch.backends.mps.is_available() else ())
+
+
+def available_memory(meminfo: Path) -> float | None:
+    """GiB that can be used without swapping, from the kernel's table; None when there is none."""
+    try:
+        lines = meminfo.read_text().splitlines()
+    except OSError:
+        return None
+    for line in lines:
+        if line.startswith("MemAvailable:"):
+            return int(line.split()[1]) / 2**20
+    return None
+
+
+def advise(
+    cpus: int, threads: int, policy: str | None, memory: float | None, disk: float, packages: dict[str, str | None]
+) -> tuple[str, ...]:
+    """What to change before a run.
+
+    >>> advise(2, 2, "passive", 8.0, 50.0, {"torch": "2.6"})
+    ()
+    """
+    found = [f"{name} is not installed; pip install {name}" for name, version in packages.items() if version is None]
+    if threads > cpus:
+        found.append(
+            f"torch uses {threads} threads on {cpus} processors, which makes it slower; set OMP_NUM_THREADS={cpus} before starting"
+        )
+    if (policy or "").lower() != "passive":
+        found.append(
+            f"OMP_WAIT_POLICY is {policy!r}: idle threads spin and take time from others; set OMP_WAIT_POLICY=passive "
+            "(the phronesis command does so itself when it is not set)"
+        )
+    if memory is not None and memory < _LEAST_MEMORY:
+        found.append(f"only {memory:.1f} GiB of memory are available; quickstart wants {_LEAST_MEMORY:g}")
+    if disk < _LEAST_DISK:
+        found.append(f"only {disk:.1f} GiB are left on this disk; a run folder with checkpoints wants {_LEAST_DISK:g}")
+    return tuple(found)
+
+
+def render(machine: Machine) -> str:
+    """The machine as text, advice last."""
+    memory = "unknown" if machine.memory_gib is None else f"{machine.memory_gib:.1f} GiB available"
+    rows = [
+        ("python", machine.python),
+        ("platform", machine.platform),
+        *((name, version or "missing") for name, version in machine.packages.items()),
+        ("commit", machine.commit or "not a checkout"),
+        ("processors", f"{machine.cpus} (torch computes with {machine.threads} threads)"),
+        ("accelerators", ", ".join(machine.accelerators) or "none; the CPU is used"),
+        ("OMP_WAIT_POLICY", machine.omp_wait_policy or "not set"),
+        ("memory", memory),
+        ("disk", f"{machine.disk_gib:.1f} GiB free here"),
+    ]
+    width = max(len(name) for name, _ in rows)
+    lines = [f"{name:<{width}}  {value}" for name, value in rows]
+    verdict = [f"advice: {text}" for text in machine.advice] or ["nothing to complain about"]
+    return "\n".join([*lines, "", *verdict])

@@ -1,0 +1,250 @@
+"""`phronesis play`: a person takes the policy's place, sees exactly the messages a policy sees, and is scored like one."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import shlex
+import sys
+from collections.abc import Awaitable, Mapping, Sequence
+from typing import Annotated, cast
+
+import msgspec
+import typer
+
+from phronesis.cli.output import AsJson, examples, new_app, say, say_json
+from phronesis.config import arguments
+from phronesis.env import EnvSpec
+from phronesis.envs import registry
+from phronesis.envs.guard import validate_reply
+from phronesis.envs.scripted import as_episode
+from phronesis.errors import ConfigError, EnvFault, UnknownName
+from phronesis.records import Episode, EpisodeGroup, Message, Reply, Task, ToolCall, ToolSpec
+from phronesis.records import say as message
+from phronesis.rollout.play import score
+from phronesis.seeding import stream
+
+app = new_app()
+
+HELP = """\
+  tool arg=value       call a tool, e.g.  guess number=5   (one argument: guess 5)
+  {"name": "guess", "arguments": {"number": 5}}            the same as JSON, as a policy writes it
+  anything else        say it
+  /tools  /help  /quit"""
+
+
+@app.command(
+    epilog=examples(
+        "phronesis play guess",
+        "phronesis play ledger --task 7 --split heldout",
+        "phronesis play frozenlake size=4",
+        "phronesis play my_pkg.my_env:make",
+        "echo 'guess 5' | phronesis play guess --json",
+    )
+)
+def play(
+    env: Annotated[str, typer.Argument(metavar="ENV", help="Environment name (`phronesis env list`) or package.module:make.")],
+    dials: Annotated[list[str] | None, typer.Argument(metavar="DIAL=VALUE", help="The environment's arguments.")] = None,
+    task: Annotated[int, typer.Option(help="Number of the task within its split.")] = 0,
+    split: Annotated[str, typer.Option(help="train or heldout.")] = "train",
+    seed: Annotated[int, typer.Option(help="Seed of the world's chance.")] = 0,
+    as_json: AsJson = False,
+) -> None:
+    """Take the policy's place in an environment.
+
+    You see what a policy sees and answer in its stead; at the end you are scored as it would be. A line is a tool call
+    (`tool arg=value`, or JSON) or plain text. /help repeats this, /quit gives up.
+    """
+    spec = registry.get(env, arguments(dials or []))
+    sizes = spec.sizes
+    if split not in sizes:
+        raise UnknownName("split", split, sizes)
+    size = sizes[split]
+    if task < 0 or (size is not None and task >= size):
+        raise ConfigError(f"--task {task!r}: split {split!r} of {spec.name!r} has tasks 0 to {size - 1 if size else '...'}")
+    person = Person(as_json)
+    episode = asyncio.run(take_place(spec, spec.task(split, task), seed, person))
+    person.verdict(spec, episode)
+
+
+class Person:
+    """Who sits at the terminal: shows messages, reads actions."""
+
+    def __init__(self, as_json: bool):
+        """With `as_json` everything shown is one JSON object per line."""
+        self.as_json = as_json
+        self.tools: tuple[ToolSpec, ...] = ()
+        self.turn = 0
+        self.gave_up = False
+
+    def show(self, reply: Reply) -> None:
+        """Shows what the environment answered, and nothing a policy would not see."""
+        if reply.tools is not None:
+            self.tools = reply.tools
+        if self.as_json:
+            say_json({"messages": reply.messages, "tools": reply.tools, "done": reply.done})
+            return
+        for said in reply.messages:
+            say(f"[{said.name or said.role}] {said.text}")
+        if reply.tools is not None:
+            self.show_tools()
+
+    def show_tools(self) -> None:
+        """Lists the tools with their arguments."""
+        for tool in self.tools:
+            say(f"  tool {tool.name}({', '.join(signature(tool))}): {tool.description}")
+
+    def read(self) -> Message | None:
+        """The next action; None when the person gives up."""
+        while True:
+            if not self.as_json and sys.stdin.isatty():
+                print("> ", end="", flush=True)
+            line = sys.stdin.readline()
+            text = line.strip()
+            if not line or text == "/quit":
+                self.gave_up = True
+                return None
+            if text in ("/help", "/tools"):
+                say(HELP) if text == "/help" else self.show_tools()
+                continue
+            if text:
+                self.turn += 1
+                return read_action(text, self.tools, self.turn - 1)
+
+    def verdict(self, spec: EnvSpec, episode: Episode) -> None:
+        """Shows how it went."""
+        value = episode.reward.value if episode.reward is not None else None
+        success = None if value is None else value >= spec.success
+        parts = episode.reward.components if episode.reward is not None else ()
+        if self.as_json:
+            say_json(
+                {
+                    "task": episode.task.id,
+                    "stop": episode.stop,
+                    "turns": len(episode.turns),
+                    "reward": value,
+                    "success": success,
+                }
+                | {"components": parts, "errors": episode.errors, "failure": episode.failure}
+            )
+            return
+        if episode.failure is not None:
+            say(f"the environment failed in {episode.failure.where}: {episode.failure.kind}: {episode.failure.message}")
+        for part in parts:
+            if part.turn is not None and not part.score:
+                continue  # a turn that earned nothing
+            answer = f", from {part.answer!r}" if part.answer is not None else ""
+            why = f": {part.explanation}" if part.explanation else ""
+            when = "" if part.turn is None else f" at turn {part.turn + 1}"
+            score_text = "not scored" if part.score is None else f"{part.score:g} x {part.weight:g}"
+            say(f"  {part.name}{when}: {score_text}{' (for people only)' if part.audit else ''}{answer}{why}")
+        shown = "not scored" if value is None else f"score {value:g} ({'success' if success else 'no success'})"
+        say(f"{shown} after {len(episode.turns)} turns of at most {spec.max_turns}{', gave up' if self.gave_up else ''}")
+
+
+async def take_place(spec: EnvSpec, task: Task, seed: int, person: Person) -> Episode:
+    """Plays one episode with a person as the policy and scores it.
+
+    Raises:
+        EnvFault: the environment raised, or broke its contract.
+    """
+    env = spec.make()
+    actions: list[Message] = []
+    replies: list[Reply] = []
+    try:
+        opening = reply = await _answer("reset", env.reset(task, stream(seed, "env")))
+        person.show(reply)
+        while not reply.done and len(replies) < spec.max_turns:
+            action = person.read()
+            if action is None:
+                break
+            reply = await _answer("step", env.step(action))
+            actions.append(action)
+            replies.append(reply)
+            person.show(reply)
+    finally:
+        with contextlib.suppress(Exception):  # the verdict matters more than the tidying up
+            await env.close()
+    episode = as_episode(task, seed, opening, actions, replies)
+    return (await score(spec, EpisodeGroup(id=episode.id, task=task, episodes=(episode,)))).episodes[0]
+
+
+async def _answer(where: str, call: Awaitable[Reply]) -> Reply:
+    """The environment's reply, checked."""
+    try:
+        return validate_reply(await call, opening=where == "reset")
+    except EnvFault:
+        raise
+    except Exception as error:  # the boundary to user code
+        raise EnvFault(f"the environment raised in {where}: {type(error).__name__}: {error}") from error
+
+
+def read_action(text: str, tools: Sequence[ToolSpec], turn: int) -> Message:
+    """One line as the message a policy would have produced.
+
+    A tool's name as first word, or a JSON object (or list of them) with ``name``, is a call; anything else is said.
+    """
+    calls: list[object] = []
+    if text.startswith(("{", "[")):
+        with contextlib.suppress(json.JSONDecodeError):
+            read: object = json.loads(text)
+            calls = cast(list[object], read) if isinstance(read, list) else [read]
+    tables = [cast(dict[str, object], c) for c in calls if isinstance(c, dict) and "name" in c]
+    if tables and len(tables) == len(calls):
+        made = [_call(str(t["name"]), t.get("arguments", {}), f"call_{turn}_{n}") for n, t in enumerate(tables)]
+        return Message(role="assistant", tool_calls=tuple(made))
+    name, _, rest = text.partition(" ")
+    tool = next((t for t in tools if t.name == name), None)
+    if tool is not None:
+        return Message(role="assistant", tool_calls=(_call(name, _words(rest, tool), f"call_{turn}_0"),))
+    return message("assistant", text)
+
+
+def _call(name: str, given: object, id: str) -> ToolCall:
+    if not isinstance(given, dict):
+        return ToolCall(id=id, name=name, arguments={}, error=f"arguments must be an object, got {given!r}")
+    return ToolCall(id=id, name=name, arguments=cast(dict[str, object], given))
+
+
+def _words(text: str, tool: ToolSpec) -> dict[str, object]:
+    """``a=1 b="two words"`` as arguments; a single argument needs no name."""
+    known = _properties(tool)
+    if text.strip() and len(known) == 1 and f"{next(iter(known))}=" not in text:
+        only = next(iter(known))
+        return {only: _value(text.strip(), known[only])}
+    try:
+        words = shlex.split(text)
+    except ValueError:  # an unbalanced quote
+        words = text.split()
+    found: dict[str, object] = {}
+    for word in words:
+        name, _, value = word.partition("=")
+        found[name] = _value(value, known.get(name))
+    return found
+
+
+def _value(text: str, schema: object) -> object:
+    """A word as the schema wants it: text where it says string, else JSON if it is JSON."""
+    if isinstance(schema, dict) and cast(Mapping[str, object], schema).get("type") == "string":
+        return text
+    try:
+        return msgspec.json.decode(text)
+    except msgspec.DecodeError:
+        return text
+
+
+def _properties(tool: ToolSpec) -> dict[str, object]:
+    properties: object = tool.parameters.get("properties", {})
+    return cast(dict[str, object], properties) if isinstance(properties, dict) else {}
+
+
+def signature(tool: ToolSpec) -> list[str]:
+    """A tool's arguments as ``name: type``, optional ones with a question mark."""
+    required: object = tool.parameters.get("required", [])
+    needed = cast(list[str], required) if isinstance(required, list) else []
+    found: list[str] = []
+    for name, schema in _properties(tool).items():
+        kind = cast(Mapping[str, object], schema).get("type", "any") if isinstance(schema, dict) else "any"
+        found.append(f"{name}{'' if name in needed else '?'}: {kind}")
+    return found
