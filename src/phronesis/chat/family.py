@@ -61,6 +61,7 @@ class FamilyFormat(ABC):
         self.retention: Retention = retention
         self._opened: dict[bytes, tuple[int, ...]] = {}
         self._heads: dict[bytes, _Head | None] = {}
+        self._inline = probes.THOUGHT not in self.template.text(probes.THOUGHT_USER[:2], generation=False)
         self.forced = self._learn()
         self.notes: tuple[str, ...] = tuple(self._verify())
         """What a user should know about this template, e.g. that it drops thoughts this format keeps."""
@@ -147,7 +148,7 @@ class FamilyFormat(ABC):
         """The text in two: up to the first user message, and from there on."""
         first = next((i for i, m in enumerate(kept) if m.role == "assistant"), len(kept))
         if first == 0:
-            return _NO_HEAD, self.template.text(kept, tools)
+            return _NO_HEAD, self.template.text(kept, tools, inline_thoughts=self._inline)
         user = next((i for i, m in enumerate(kept) if m.role != "system"), first)
         head = self._head(kept[:user], tools) if user < first and kept[user].role == "user" else None
         if head is not None:
@@ -270,9 +271,9 @@ class FamilyFormat(ABC):
             TemplateError: there is none: the template writes thoughts in another way.
         """
         trials: list[tuple[tuple[Message, ...], tuple[ToolSpec, ...]]] = [(probes.THOUGHT_USER, ())]
-        if self._deviation(probes.CALLING, probes.TOOLS) is None:
+        if all(self._deviation(c, probes.TOOLS) is None for c in (probes.CALLING, probes.TALKING)):
             trials.append((probes.THOUGHT_TOOL, probes.TOOLS))
-        theirs = [self.template.text(c, t) for c, t in trials]
+        theirs = [self.template.text(c, t, inline_thoughts=self._inline) for c, t in trials]
         ours: list[str] = []
         order: tuple[Retention, ...] = ("preserve", "until_user", "strip")
         for retention in order:

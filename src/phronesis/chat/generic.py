@@ -55,6 +55,7 @@ class GenericFormat:
         self._opened: dict[bytes, tuple[int, ...]] = {}
         self._inline = False
         self._stop = self._find_stop()
+        self._check_stability(probes.PLAIN, ())
         self._inline = self._must_inline()
         self.native: Retention = self._find_native()
         """Which past thoughts the template itself keeps."""
@@ -63,7 +64,6 @@ class GenericFormat:
                 f"the chat template keeps past thoughts as {self.native!r}, but retention={retention!r} was asked for: "
                 f"{self._dropping()}. Choose retention={self.native!r}, or a template that keeps thoughts"
             )
-        self._check_stability(probes.PLAIN, ())
         self._speaks_tools = self._find_tools()
         self._grammar = TagGrammar(self.template, self.stop_ids, opened=self._opens_thought())
         self.notes: tuple[str, ...] = ()
@@ -121,18 +121,23 @@ class GenericFormat:
         reason = "its role is not 'assistant'" if message.role != "assistant" else unwritable(message)
         if reason is not None:
             raise TemplateError(f"an assistant message cannot be written with this template: {reason}")
+        written = ""
+        # Last in the conversation, and followed by another message: some templates add an empty thought to the last one.
+        for after in ((), (_ASK,)):
+            ids = self._answer_ids(message, after)
+            if _anonymous(self.parse(ids).message) == _anonymous(message):
+                return ids
+            written = written or self.template.decode(ids)
+        raise TemplateError(f"the template writes the message so that it is read back as another one: {written!r}")
+
+    def _answer_ids(self, message: Message, after: Sequence[Message]) -> tuple[int, ...]:
+        """What the template writes for `message`, from its generation prompt to the end of the message."""
         prompt = self.template.encode(self._text([_ASK]))
-        whole = self.template.encode(self._text([_ASK, message], generation=False))
+        whole = self.template.encode(self._text([_ASK, message, *after], generation=False))
         if whole[: len(prompt)] != prompt:
             raise TemplateError("the template does not begin an assistant message as its generation prompt does")
         rest = whole[len(prompt) :]
-        ids = rest[: _last(rest, self._stop) + 1]
-        read = self.parse(ids).message
-        if _anonymous(read) != _anonymous(message):
-            raise TemplateError(
-                f"the template writes the message so that it is read back as another one: {self.template.decode(ids)!r}"
-            )
-        return ids
+        return rest[: rest.index(self._stop) + 1] if self._stop in rest else rest
 
     def thought_budget(self, max_tokens: int) -> ThoughtBudget | None:
         """A limit on thinking; None when the think tags are not single ids.
@@ -155,11 +160,12 @@ class GenericFormat:
             ToolCall(id=m.tool_call_id or "call00000", name=m.name or "tool", arguments={}) for m in new if m.role == "tool"
         )
         dummy = [_ASK, probes.assistant("" if asked else probes.ANSWER, calls=asked)]
-        before = self.template.encode(self._text(dummy, generation=False))
+        prompt = self.template.encode(self._text(dummy[:1]))
+        ends = self.template.encode(self._text(dummy, generation=False)).count(self._stop)
         after = self.template.encode(self._text([*dummy, *new]))
-        cut = _last(before, self._stop) + 1
-        if after[:cut] != before[:cut]:
-            where = prefix_difference(self.template.decode(before[:cut]), self.template.decode(after))
+        cut = _nth(after, self._stop, ends) + 1
+        if after[: len(prompt)] != prompt or not cut:
+            where = prefix_difference(self._text(dummy[:1]), self._text([*dummy, *new]))
             raise TemplateError(f"the chat template is not prefix-stable: new messages change what came before them, {where}")
         if len(self._after_new) >= _MEMO:
             self._after_new.clear()
@@ -207,20 +213,20 @@ class GenericFormat:
         return str(prefix_difference(told, self._text(probes.THOUGHT_USER)) or "a thought vanishes when a message follows")
 
     def _check_stability(self, conversation: Sequence[Message], tools: Sequence[ToolSpec]) -> None:
-        """Every prompt of the conversation must begin with the prompt before it and the answer to it."""
-        asked = [i for i, m in enumerate(conversation) if m.role == "assistant"]
+        """The conversation must begin with every prompt on its way, and go on after each with the answer to it."""
         whole = self._text(conversation, tools)
-        for i in asked:
+        for i, message in enumerate(conversation):
+            if message.role != "assistant":
+                continue
             prompt = self._text(conversation[:i], tools)
-            answered = self.template.encode(self._text(conversation[: i + 1], tools, generation=False))
-            until = self.template.decode(answered[: _last(answered, self._stop) + 1])
-            for shorter, what in ((prompt, "the prompt for"), (until, "the text up to the end of")):
-                where = prefix_difference(shorter, whole)
-                if where is not None:
-                    raise TemplateError(
-                        f"the chat template is not prefix-stable: {what} message {i} (assistant) changes when more messages "
-                        f"follow, {where}. Use a template that only appends"
-                    )
+            where = prefix_difference(prompt, whole)
+            if where is None and not message.tool_calls:
+                where = prefix_difference(prompt + message.text, whole)
+            if where is not None:
+                raise TemplateError(
+                    f"the chat template is not prefix-stable: the prompt that message {i} (assistant) answers, or that answer, "
+                    f"changes when more messages follow, {where}. Use a template that only appends"
+                )
 
     def _find_tools(self) -> bool:
         """Whether calls are written as JSON between tags, stably."""
@@ -238,9 +244,10 @@ class GenericFormat:
         return self.template.text([_ASK]).rstrip().endswith("<think>")
 
 
-def _last(ids: Sequence[int], token: int) -> int:
-    """Position of the last `token`; the last position when there is none."""
-    return next((i for i in range(len(ids) - 1, -1, -1) if ids[i] == token), len(ids) - 1)
+def _nth(ids: Sequence[int], token: int, n: int) -> int:
+    """Position of the n-th `token`, counted from 1; -1 when there are fewer."""
+    positions = [i for i, t in enumerate(ids) if t == token]
+    return positions[n - 1] if 0 < n <= len(positions) else -1
 
 
 def _anonymous(message: Message) -> Message:
