@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import random
-
 PROMPT = "Find the hidden number from 0 to {high}. You have {calls} guesses. Call guess with one number."
 
 
@@ -19,16 +17,16 @@ class GuessNumber:
         self.calls, self.limit = 0, 4
         self.found = False
 
-    def reset(self, secret: int | None = None, high: int = 9, calls: int = 4, **row: object) -> None:
+    def reset(self, secret: int, high: int = 9, calls: int = 4, **row: object) -> None:
         """Hides a number.
 
         Args:
-            secret: the number, from 0 to `high`; drawn when None.
+            secret: the number, from 0 to `high`.
             high: largest possible number.
             calls: guesses allowed.
             row: further columns of the data set, not used.
         """
-        self.secret = random.randint(0, high) if secret is None else secret
+        self.secret = secret
         self.low, self.high = 0, high
         self.calls, self.limit = 0, calls
         self.found = False
