@@ -1,0 +1,40 @@
+"""`python -m bench [CASE ...]` measures and prints the table; `python -m bench compare A.json B.json` compares two results."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from bench.measure import Row, difference, read, table, write
+from bench.trl_guess.case import learning, speed
+
+CASES: dict[str, Callable[[], list[Row]]] = {"trl-guess": speed, "trl-learning": learning}
+"""Name -> what measures it."""
+DEFAULT = ("trl-guess",)
+"""Cases of a plain run; the others take longer and are named."""
+
+
+def main(arguments: list[str]) -> None:
+    """Command line."""
+    if arguments[:1] == ["compare"]:
+        before, after = (read(Path(p)) for p in arguments[1:3])
+        print(difference(before, after))
+        return
+    parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
+    parser.add_argument("case", nargs="*", help=f"any of {', '.join(CASES)}; none means {', '.join(DEFAULT)}")
+    names: list[str] = parser.parse_args(arguments).case or list(DEFAULT)
+    if unknown := [n for n in names if n not in CASES]:
+        parser.error(f"unknown case {unknown[0]!r}; known: {', '.join(CASES)}")
+    rows: list[Row] = []
+    for name in names:
+        print(f"bench: {name} ...", file=sys.stderr, flush=True)
+        rows += CASES[name]()
+    path = write(rows)
+    print(table(rows))
+    print(f"\nbench: written to {path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path}", file=sys.stderr)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

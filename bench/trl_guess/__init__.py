@@ -1,0 +1,1 @@
+"""The guess-the-number comparison with TRL."""
