@@ -51,7 +51,7 @@ class Run:
     alarms: list[str] = field(default_factory=list[str])
     """What the run itself raised, in order, from `events.jsonl`."""
     series: dict[str, list[tuple[float, float]]] = field(default_factory=dict[str, list[tuple[float, float]]])
-    """(step, value) by metric key, in the order written."""
+    """(step, value) by metric key, each step once, in order."""
     last_stamp: str | None = None
     """Time of the last metrics line; None when not written."""
     episodes: dict[Role, list[Episode]] = field(default_factory=dict[Role, list[Episode]])
@@ -150,6 +150,8 @@ def _metrics(run: Run) -> None:
         return
     for row in lines.rows:
         _entry(run, row)
+    for key, points in run.series.items():  # a step that was done again after a crash counts once, the later line winning
+        run.series[key] = sorted(dict(points).items())
     if lines.damaged:
         run.notes.append(f"{lines.damaged} lines of metrics.jsonl cannot be read")
     try:
@@ -226,6 +228,8 @@ def _episodes(run: Run) -> None:
                 broken += 1
         if not held_out:
             del kept[:-MOST_TRAINING_EPISODES]
+    for kind, episodes in run.episodes.items():  # the later of two with equal id, as the store does
+        run.episodes[kind] = list({e.id: e for e in episodes}.values())
     if broken:
         run.notes.append(f"{broken} stretches of the episode files cannot be read")
 
