@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Annotated
+
 import typer
 
+from phronesis.chat.doctor import diagnose, render_report
 from phronesis.cli import machine
 from phronesis.cli.output import AsJson, examples, new_app, say, say_json
 
@@ -26,3 +30,34 @@ def doctor(context: typer.Context, as_json: AsJson = False) -> None:
         say_json(found)
     else:
         say(machine.render(found))
+
+
+@app.command(
+    "template",
+    epilog=examples(
+        "phronesis doctor template runs/quickstart-seed0/checkpoints/step-00000040", "phronesis doctor template . --json"
+    ),
+)
+def template(
+    path: Annotated[Path, typer.Argument(metavar="PATH", help="Folder with a tokenizer, e.g. a checkpoint.")],
+    as_json: AsJson = False,
+) -> None:
+    """Say whether a model's chat template can be used token-exactly, and what to do when not.
+
+    Exit code 1 when it cannot.
+    """
+    report = diagnose(path)
+    if as_json:
+        say_json(
+            {
+                "name": report.name,
+                "verdict": report.verdict,
+                "family": report.family,
+                "retention": report.retention,
+                "findings": report.findings,
+            }
+        )
+    else:
+        say(render_report(report))
+    if report.verdict == "fail":
+        raise typer.Exit(1)

@@ -7,6 +7,7 @@ import platform
 import shutil
 from pathlib import Path
 
+import msgspec
 import torch
 from msgspec import Struct
 
@@ -40,30 +41,25 @@ class Machine(Struct, frozen=True, kw_only=True):
     """Space left in the current folder, GiB."""
     accelerators: tuple[str, ...]
     """Names of the devices torch could compute on besides the CPU."""
-    advice: tuple[str, ...]
+    advice: tuple[str, ...] = ()
     """What to change, most important first; empty when nothing is wrong."""
 
 
 def inspect() -> Machine:
     """Looks at this machine."""
-    cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    threads = torch.get_num_threads()
-    packages = {name: package_version(name) for name in (*PACKAGES, "safetensors", "typer", "zstandard")}
-    memory, disk = available_memory(Path("/proc/meminfo")), shutil.disk_usage(".").free / _GIB
-    policy = os.environ.get("OMP_WAIT_POLICY")
-    return Machine(
+    found = Machine(
         python=platform.python_version(),
         platform=f"{platform.system()} {platform.release()} {platform.machine()}",
-        packages=packages,
+        packages={name: package_version(name) for name in (*PACKAGES, "safetensors", "typer", "zstandard")},
         commit=commit(),
-        cpus=cpus,
-        threads=threads,
-        omp_wait_policy=policy,
-        memory_gib=memory,
-        disk_gib=disk,
+        cpus=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
+        threads=torch.get_num_threads(),
+        omp_wait_policy=os.environ.get("OMP_WAIT_POLICY"),
+        memory_gib=available_memory(Path("/proc/meminfo")),
+        disk_gib=shutil.disk_usage(".").free / _GIB,
         accelerators=accelerators(),
-        advice=advise(cpus, threads, policy, memory, disk, packages),
     )
+    return msgspec.structs.replace(found, advice=advise(found))
 
 
 def accelerators() -> tuple[str, ...]:
@@ -84,28 +80,23 @@ def available_memory(meminfo: Path) -> float | None:
     return None
 
 
-def advise(
-    cpus: int, threads: int, policy: str | None, memory: float | None, disk: float, packages: dict[str, str | None]
-) -> tuple[str, ...]:
-    """What to change before a run.
-
-    >>> advise(2, 2, "passive", 8.0, 50.0, {"torch": "2.6"})
-    ()
-    """
-    found = [f"{name} is not installed; pip install {name}" for name, version in packages.items() if version is None]
-    if threads > cpus:
+def advise(machine: Machine) -> tuple[str, ...]:
+    """What to change before a run, most important first."""
+    found = [f"{name} is not installed; pip install {name}" for name, known in machine.packages.items() if known is None]
+    if machine.threads > machine.cpus:
         found.append(
-            f"torch uses {threads} threads on {cpus} processors, which makes it slower; set OMP_NUM_THREADS={cpus} before starting"
+            f"torch uses {machine.threads} threads on {machine.cpus} processors, which makes it slower; "
+            f"set OMP_NUM_THREADS={machine.cpus} before starting"
         )
-    if (policy or "").lower() != "passive":
+    if (machine.omp_wait_policy or "").lower() != "passive":
         found.append(
-            f"OMP_WAIT_POLICY is {policy!r}: idle threads spin and take time from others; set OMP_WAIT_POLICY=passive "
-            "(the phronesis command does so itself when it is not set)"
+            f"OMP_WAIT_POLICY is {machine.omp_wait_policy!r}: idle threads spin and take time from others; "
+            "set OMP_WAIT_POLICY=passive (the phronesis command does so itself where it is not set)"
         )
-    if memory is not None and memory < _LEAST_MEMORY:
-        found.append(f"only {memory:.1f} GiB of memory are available; quickstart wants {_LEAST_MEMORY:g}")
-    if disk < _LEAST_DISK:
-        found.append(f"only {disk:.1f} GiB are left on this disk; a run folder with checkpoints wants {_LEAST_DISK:g}")
+    if machine.memory_gib is not None and machine.memory_gib < _LEAST_MEMORY:
+        found.append(f"only {machine.memory_gib:.1f} GiB of memory are available; quickstart wants {_LEAST_MEMORY:g}")
+    if machine.disk_gib < _LEAST_DISK:
+        found.append(f"only {machine.disk_gib:.1f} GiB are left on this disk; a run with checkpoints wants {_LEAST_DISK:g}")
     return tuple(found)
 
 

@@ -1,0 +1,100 @@
+"""What a person, or a program, sees of a running job: bars and step lines on a terminal, JSON lines otherwise."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import time
+from contextlib import AbstractContextManager
+from types import TracebackType
+from typing import Self
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import Progress as Bars
+
+from phronesis.log import Column, log_step, setup
+from phronesis.train.progress import Progress
+
+logger = logging.getLogger("phronesis.cli")
+
+COLUMNS = (
+    Column("reward/mean", "reward", "6.3f"),
+    Column("success/rate", "success", "6.1%"),
+    Column("signal/zero_variance", "no signal", "6.1%"),
+    Column("policy/entropy", "entropy", "6.3f"),
+    Column("update/kl_k3", "kl", "8.1e"),
+    Column("mismatch/max_logprob_difference", "max dlogp", "8.1e"),
+    Column("episode/turns", "turns", "5.1f"),
+    Column("time/step", "s", "6.2f"),
+)
+"""The console line of a training step: is there a signal, is the update sane, what does it cost."""
+
+PHASES = {
+    "make": "make the policy",
+    "prime": "prime by supervised learning",
+    "before": "evaluate before",
+    "train": "reinforcement learning",
+    "after": "evaluate after",
+    "swapped": "evaluate with swapped thoughts",
+}
+"""What a phase is called in front of a person."""
+
+_QUIET_SECONDS = 5.0
+"""Phases other than training say at most so often how far they are, when they say it in lines."""
+
+
+class Watch(AbstractContextManager["Watch"]):
+    """A listener of a job. Use it as a context manager around the job."""
+
+    def __init__(self, as_json: bool):
+        """With `as_json`, or when standard error is not a terminal, everything is JSON lines."""
+        self._terminal = sys.stderr.isatty() and not as_json
+        self._bars: Bars | None = None
+        self._tasks: dict[str, TaskID] = {}
+        self._said: dict[str, float] = {}
+
+    def __enter__(self) -> Self:
+        """Starts drawing."""
+        if self._terminal:
+            self._bars = Bars(
+                TextColumn("{task.description:<30}"),
+                BarColumn(bar_width=30),
+                MofNCompleteColumn(),
+                TimeElapsedColumn(),
+                TimeRemainingColumn(),
+                console=Console(stderr=True),
+            )
+            self._bars.start()
+        setup(as_json=not self._terminal)
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        """Stops drawing and leaves the last state on the screen."""
+        if self._bars is not None:
+            self._bars.stop()
+            self._bars = None
+            setup(as_json=False)
+
+    def __call__(self, progress: Progress) -> None:
+        """Shows one sign of life."""
+        if self._bars is not None:
+            if progress.phase not in self._tasks:
+                self._tasks[progress.phase] = self._bars.add_task(PHASES.get(progress.phase, progress.phase), total=None)
+            self._bars.update(self._tasks[progress.phase], completed=progress.done, total=progress.total or None)
+        if progress.phase == "train" and progress.values:
+            log_step(logger, progress.done, progress.total, progress.values, COLUMNS)
+        elif self._bars is None:
+            self._say(progress)
+
+    def _say(self, progress: Progress) -> None:
+        """A line when a phase begins and ends, and now and then between."""
+        now = time.monotonic()
+        ended = progress.total > 0 and progress.done >= progress.total
+        if not ended and now - self._said.get(progress.phase, -_QUIET_SECONDS) < _QUIET_SECONDS:
+            return
+        self._said[progress.phase] = now
+        name = PHASES.get(progress.phase, progress.phase)
+        text = f"{name}: {progress.done} of {progress.total}" if progress.total else name
+        fields = {"phase": progress.phase, "done": progress.done, "total": progress.total, **progress.values}
+        logger.info("%s", text, extra={"fields": fields})
