@@ -4,7 +4,7 @@
 #     make test                      set up for development, then every check and every test
 #
 # Variables: SEED and OUT (demo), PYTHON (interpreter that makes the environment), VENV (where it is made),
-# TORCH_INDEX (extra package index for torch; on Linux the CPU-only index named on the PyTorch installation page
+# CASE (names of benchmarks), TORCH_INDEX (extra package index for torch; on Linux the CPU-only index named on the PyTorch installation page
 # saves a download of several gigabytes), WORKERS (parallel test processes).
 
 SEED ?= 0
@@ -52,8 +52,8 @@ format: setup-dev  ## rewrite files in the house style
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: setup  ## measure against peers and print the table of docs/performance.md
-	$(BIN)/python -m bench
+bench: setup  ## measure against peers (CASE="trl-guess" ...)
+	$(BIN)/python -m bench $(CASE)
 
 clean:  ## remove what set-up and runs left behind (runs/ is kept)
 	rm -rf $(VENV) .venv-trl bench/results .pytest_cache .ruff_cache .hypothesis .import_linter_cache build dist

@@ -50,7 +50,7 @@ def test_examples_run(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
 def run_command(line: str, page: Path) -> None:
     arguments = shlex.split(line.removeprefix("$ phronesis "))
-    command = [sys.executable, "-c", "from phronesis.cli.main import main; main()", *arguments]
+    command = [sys.executable, "-c", "import sys; from phronesis.cli.main import main; sys.exit(main())", *arguments]
     done = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"COLUMNS": "120"}, check=False)
     assert done.returncode == 0, f"{page.name}: {line}\n{done.stdout}{done.stderr}"
 

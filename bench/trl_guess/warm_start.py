@@ -103,9 +103,8 @@ def make(out: Path, width: int, layers: int, steps: int, seed: int) -> None:
     rng = random.Random(seed)
     games = [play(tokenizer, rng) for _ in range(4000)]
     spoken = sum(sum(said) for _, said in games) / len(games)
-    print(
-        f"vocabulary {len(tokenizer)}, prompt {len(prompt)} tokens, {spoken:.1f} said per game, {model.num_parameters():,} parameters"
-    )
+    print(f"{model.num_parameters():,} parameters, vocabulary {len(tokenizer)}")
+    print(f"prompt {len(prompt)} tokens, {spoken:.1f} tokens said per game")
     loss = clone(model, list(prompt), games, steps, pad_id, seed)
     print(f"cloning loss {loss:.4f} nats a token after {steps} steps")
     model.generation_config.pad_token_id, model.generation_config.eos_token_id = pad_id, eos_id
