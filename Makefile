@@ -3,9 +3,13 @@
 #     make demo                      set up, then train and evaluate the quickstart agent
 #     make test                      set up for development, then every check and every test
 #
-# Variables: SEED and OUT (demo), PYTHON (interpreter that makes the environment), VENV (where it is made),
-# CASE (names of benchmarks), TORCH_INDEX (extra package index for torch; on Linux the CPU-only index named on the PyTorch installation page
-# saves a download of several gigabytes), WORKERS (parallel test processes).
+# Variables:
+#     SEED, OUT       of the demo
+#     PYTHON, VENV    interpreter that makes the environment, and where it is made
+#     TORCH_INDEX     extra package index for torch; on Linux, plain pip fetches the CUDA build of several gigabytes, and
+#                     the PyTorch installation page names an index that has only the CPU build
+#     WORKERS         parallel test processes
+#     CASE            benchmarks to run, see `python -m bench --help`
 
 SEED ?= 0
 OUT ?= runs/quickstart-seed$(SEED)
