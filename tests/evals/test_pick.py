@@ -125,7 +125,7 @@ def test_truncation_counts_as_failure_before_a_wrong_answer():
 
 
 def test_partial_reward_is_success_when_the_environment_says_so():
-    after = [episode("a", 0.5), episode("b", 0.6), episode("c", 0.7)]
+    after = [episode("a", 0.5), episode("b", 0.6), episode("c", 0.7), episode("d", 0.8)]
     assert "failed" not in chosen([], after, success=0.5)
     assert "failed" in chosen([], after, success=0.65)
 

@@ -120,13 +120,13 @@ def test_bootstrap_of_two_values_has_the_exact_percentiles():
 
 
 def test_bootstrap_is_a_function_of_its_seed():
-    values = [random.Random(1).random() for _ in range(40)]
+    source = random.Random(1)
+    values = [source.random() for _ in range(40)]
     assert bootstrap_mean(values, seed=3) == bootstrap_mean(values, seed=3)
     assert bootstrap_mean(values, seed=3) != bootstrap_mean(values, seed=4)
 
 
 def test_bootstrap_agrees_with_the_normal_interval():
-    values = [random.Random(7).gauss(0, 1) for _ in range(1)]
     source = random.Random(7)
     values = [source.gauss(5, 2) for _ in range(400)]
     boot, normal = bootstrap_mean(values, resamples=4000), mean_interval(values)
