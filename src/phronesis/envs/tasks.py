@@ -111,11 +111,13 @@ def _by_content(tasks: Sequence[Task | Row]) -> dict[str, list[Task | Row]]:
     held = {k for k in keys if split_of(k) == "heldout"}
     if len(set(keys)) > 1 and not held:
         held = {min(keys)}
-    if held == set(keys):
+    if held and held == set(keys):
         held.discard(max(keys))
     lists: dict[str, list[Task | Row]] = {"train": []}
     for key, task in zip(keys, tasks, strict=True):
-        lists.setdefault("heldout" if key in held else "train", []).append(task)
+        split = "heldout" if key in held else "train"
+        placed = msgspec.structs.replace(task, split=split, content_key=key) if isinstance(task, Task) else task
+        lists.setdefault(split, []).append(placed)
     return lists
 
 
