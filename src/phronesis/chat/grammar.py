@@ -73,6 +73,15 @@ def read_call(payload: str, id: str, raw: str, keys: tuple[str, ...]) -> ToolCal
     return ToolCall(id=id, name=name, arguments={}, error=error, raw=raw)
 
 
+def first_of(ids: Sequence[int], wanted: Sequence[int]) -> int:
+    """Position of the first of the `wanted` ids; the length when there is none.
+
+    >>> first_of([5, 7, 6, 7], (6, 7)), first_of([5], (6,))
+    (1, 1)
+    """
+    return min((ids.index(t) for t in wanted if t in ids), default=len(ids))
+
+
 def _depth(payload: str) -> int:
     """Nesting of a JSON text, exact only when it may exceed the limit."""
     if payload.count("{") + payload.count("[") <= _MAX_DEPTH:
@@ -136,7 +145,7 @@ class TagGrammar:
         opened: bool = False,
     ):
         self._template = template
-        self._stops = frozenset(stop_ids)
+        self._stops = tuple(stop_ids)
         self._keys = keys
         self._opened = opened
         tags: dict[str, Mark] = {"<think>": "think_open", "</think>": "think_close"}
@@ -144,7 +153,7 @@ class TagGrammar:
             tags |= {call_tags[0]: "call_open", call_tags[1]: "call_close"}
         self._tags = tags
         ids = {tag: template.single(tag) for tag in tags}
-        self._marks: Mapping[int, Mark] = {i: tags[t] for t, i in ids.items() if i is not None}
+        self._marks: Mapping[int, tuple[Mark, str]] = {i: (tags[t], t) for t, i in ids.items() if i is not None}
         spelt = [t for t, i in ids.items() if i is None]
         self._spelt = re.compile("|".join(map(re.escape, spelt))) if spelt else None
         gap = template.encode("\n\n")
@@ -152,8 +161,7 @@ class TagGrammar:
 
     def parse(self, completion: Sequence[int], turn: int = 0) -> Parsed:
         """Reads a completion; see `ChatFormat.parse`."""
-        stops = self._stops
-        end = next((i for i, t in enumerate(completion) if t in stops), len(completion))
+        end = first_of(completion, self._stops)
         reader = _Reader(turn, self._keys, self._opened)
         for segment in self._segments(completion[:end]):
             reader.take(segment)
@@ -178,7 +186,8 @@ class TagGrammar:
             if token in marks:
                 if i > at:
                     found.append(Segment("text", at, i, decode(ids[at:i])))
-                found.append(Segment(marks[token], i, i + 1, decode(ids[i : i + 1])))
+                mark, tag = marks[token]
+                found.append(Segment(mark, i, i + 1, tag))
                 at = i + 1
         if at < len(ids):
             found.append(Segment("text", at, len(ids), decode(ids[at:])))

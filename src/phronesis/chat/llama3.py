@@ -19,7 +19,7 @@ from typing import ClassVar, cast
 from phronesis.chat import probes
 from phronesis.chat.family import FamilyFormat, thought_block, unwritable, write_call
 from phronesis.chat.format import Parsed
-from phronesis.chat.grammar import Spelling, clean, read_call
+from phronesis.chat.grammar import Spelling, clean, first_of, read_call
 from phronesis.chat.template import Template, plain
 from phronesis.errors import TemplateError
 from phronesis.records import Message, Span, SpanKind, TextPart, ToolCall, say
@@ -76,7 +76,6 @@ class Llama3Format(FamilyFormat):
             )
         known = {t: i for t in ("<|eot_id|>", "<|eom_id|>", "<|end_of_text|>") if (i := template.single(t)) is not None}
         self._stops = tuple(known.values())
-        self._stop_set = frozenset(self._stops)
         self._ends = frozenset(i for t, i in known.items() if t != "<|end_of_text|>")
         self._trims = "<|end_header_id|>\n\na<|eot_id|>" in template.text((say("user", " a\n"),))
         self._trims_assistant = "\n\na<|eot_id|>" in template.text(
@@ -119,7 +118,7 @@ class Llama3Format(FamilyFormat):
 
     def parse(self, completion: Sequence[int], turn: int = 0) -> Parsed:
         """Reads thought, text and calls; malformed calls become `ToolCall`s with an error."""
-        end = next((i for i, t in enumerate(completion) if t in self._stop_set), len(completion))
+        end = first_of(completion, self._stops)
         spelling = Spelling(self.template.pieces(completion[:end]))
         text = spelling.text
         errors: list[str] = []

@@ -6,6 +6,7 @@ The rule this module keeps: no special token is ever added behind the template's
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from typing import Any, Protocol, cast
 
@@ -77,6 +78,20 @@ def _byte_alphabet() -> dict[str, bytes]:
 _BYTE_OF = _byte_alphabet()
 
 
+def _cut(core: Tokenizer) -> re.Pattern[str] | None:
+    """A pattern at whose hits text may be encoded piece by piece; None when a piece's ids could depend on its neighbours.
+
+    Safe for byte-level vocabularies without a prefix space, when no added token swallows white space around it.
+    """
+    added = core.get_added_tokens_decoder().values()
+    splitter = repr(core.pre_tokenizer)
+    alone = all(not (t.normalized or t.lstrip or t.rstrip or t.single_word) for t in added)
+    if not added or not alone or "ByteLevel" not in splitter or "add_prefix_space=True" in splitter:
+        return None
+    longest_first = sorted((t.content for t in added), key=len, reverse=True)
+    return re.compile(f"({'|'.join(map(re.escape, longest_first))})")
+
+
 class Template:
     """One tokenizer with its chat template.
 
@@ -104,6 +119,7 @@ class Template:
         self.added: dict[str, int] = dict(self._tokenizer.get_added_vocab())
         self._bytes = _TokenBytes(self._core, self.added.values())
         self._memo: dict[str, tuple[int, ...]] = {}
+        self._cut = _cut(self._core)
 
     @property
     def bos_id(self) -> int | None:
@@ -160,7 +176,22 @@ class Template:
             raise TemplateError(f"the chat template refuses messages with roles {roles!r}: {fault}") from fault
 
     def encode(self, text: str) -> tuple[int, ...]:
-        """Ids of `text`, special tokens recognised, none added. Short texts are remembered."""
+        """Ids of `text`, special tokens recognised, none added.
+
+        Where the tokenizer allows it the text is cut at added tokens, as the tokenizer itself does first, and the short
+        pieces between them are remembered: of a new message only its own text costs anything.
+        """
+        if self._cut is None:
+            return self._encode_piece(text)
+        ids: list[int] = []
+        for i, piece in enumerate(self._cut.split(text)):
+            if i % 2:
+                ids.append(self.added[piece])
+            elif piece:
+                ids += self._encode_piece(piece)
+        return tuple(ids)
+
+    def _encode_piece(self, text: str) -> tuple[int, ...]:
         known = self._memo.get(text)
         if known is not None:
             return known
