@@ -36,7 +36,8 @@ def number(value: float | None, digits: int = 3) -> str:
         return f"{mantissa}·10{str(int(power)).translate(_SUPERSCRIPT)}".replace("-", "−")
     if size >= 1000 or float(value).is_integer():
         return f"{value:,.0f}".replace(",", " ").replace("-", "−")
-    return f"{value:.{digits}g}".replace("-", "−")
+    rounded = f"{value:.{digits}g}"
+    return number(float(rounded)) if "e" in rounded else rounded.replace("-", "−")
 
 
 def tick(value: float, step: float) -> str:
@@ -68,9 +69,9 @@ def seconds(value: float | None) -> str:
     """
     if value is None or math.isnan(value):
         return DASH
-    if value < 1:
+    if value < 0.9995:
         return f"{1000 * value:.0f} ms"
-    if value < 60:
+    if value < 59.95:
         return f"{value:.1f} s"
     minutes, rest = divmod(round(value), 60)
     return f"{minutes} min {rest:02d} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"
