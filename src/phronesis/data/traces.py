@@ -16,7 +16,7 @@ class Trace(Struct, frozen=True, kw_only=True):
     ids: tuple[int, ...]
     """Token ids `[L]`."""
     mask: tuple[bool, ...]
-    """`[L]`: True where the assistant speaks."""
+    """`[L]`: True for tokens to learn, where the assistant speaks. Never the first token; nothing predicts it."""
 
 
 def encode(conversation: Conversation, chat: ChatFormat) -> list[Trace]:

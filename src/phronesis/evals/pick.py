@@ -141,7 +141,11 @@ def _assign(candidates: dict[Category, list[int]]) -> dict[Category, int]:
         filled: dict[Category, int] = {c: candidates[c][r] for c, r in zip(CATEGORIES, ranks, strict=True) if r is not None}
         if len(set(filled.values())) < len(filled):
             continue
-        cost = len(CATEGORIES) - len(filled), sum(r or 0 for r in ranks), tuple(len(CATEGORIES) if r is None else r for r in reversed(ranks))
+        cost = (
+            len(CATEGORIES) - len(filled),
+            sum(r or 0 for r in ranks),
+            tuple(len(CATEGORIES) if r is None else r for r in reversed(ranks)),
+        )
         if best is None or cost < best[0]:
             best = cost, filled
     return {} if best is None else best[1]

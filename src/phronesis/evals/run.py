@@ -88,8 +88,18 @@ async def evaluate(
     samples: int = 1,
     on_episode: Callable[[Episode], None] | None = None,
 ) -> tuple[EvalSummary, list[Episode]]:
-    """Plays every task `samples` times. The same (task, seed, name) gives the same episode seeds for every policy."""
-    groups = await play_groups(stage, tasks, size=samples, seed=seed, name=name, on_episode=on_episode)
+    """Plays every task `samples` times. Episode seeds depend on `seed` and the task's place alone, so that two policies
+    evaluated on the same tasks can be compared pair by pair.
+
+    Args:
+        stage: environment, policy, agent; its sampling's temperature is reported.
+        tasks: held-out tasks.
+        seed: the run's seed.
+        name: what is evaluated; becomes part of the episodes' ids.
+        samples: episodes per task.
+        on_episode: called with each scored episode.
+    """
+    groups = await play_groups(stage, tasks, size=samples, seed=seed, name=name, stream_name="heldout", on_episode=on_episode)
     episodes = [e for group in groups for e in group.episodes]
     return summarise(stage.spec, episodes, stage.sampling.temperature), episodes
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Literal, cast
 
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import AutoTokenizer, PreTrainedTokenizerFast
+from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from phronesis.errors import CheckpointError, ConfigError, TemplateError
 
@@ -264,3 +264,8 @@ def load_tokenizer(path: str | Path) -> PreTrainedTokenizerFast:
             "or use the instruction-tuned variant of the model"
         )
     return tokenizer
+
+
+def save_tokenizer(tokenizer: PreTrainedTokenizerBase, folder: str | Path) -> None:
+    """Writes a tokenizer and its chat template in ordinary Hugging Face format."""
+    tokenizer.save_pretrained(str(folder))  # pyright: ignore[reportUnknownMemberType]

@@ -132,14 +132,16 @@ async def play_groups(
     seed: int,
     name: str,
     step: int | None = None,
+    stream_name: str | None = None,
     concurrency: int = 256,
     on_episode: Callable[[Episode], None] | None = None,
 ) -> list[EpisodeGroup]:
     """Plays `size` episodes of every task at once and scores them, in the order of `tasks`.
 
     Args:
-        seed: the run's seed; member m of group g gets ``stream(seed, name, step, g, m)``.
-        name: what the episodes are for, e.g. ``train`` or ``heldout``; part of their ids.
+        seed: the run's seed; member m of group g gets ``stream(seed, stream_name, step, g, m)``, with -1 for no step.
+        name: what the episodes are for, e.g. ``train`` or ``heldout_after``; part of their ids.
+        stream_name: names the seeds, so that two plays with other names can share them; None means `name`.
         concurrency: most episodes in flight.
         on_episode: called with each scored episode as its group finishes.
     """
@@ -148,7 +150,7 @@ async def play_groups(
 
     async def member(g: int, m: int) -> Episode:
         ticket = Ticket(
-            id=f"{name}{at}-{g}-{m}", task=tasks[g], seed=stream(seed, name, -1 if step is None else step, g, m),
+            id=f"{name}{at}-{g}-{m}", task=tasks[g], seed=stream(seed, stream_name or name, -1 if step is None else step, g, m),
             group=f"{name}{at}-{g}", step=step,
         )  # fmt: skip
         async with gate:

@@ -1,4 +1,4 @@
-"""What a run is: one frozen tree of settings, every part beside its meaning. No behaviour, no torch."""
+"""What a run is: one frozen tree of settings, every part beside its meaning."""
 
 from __future__ import annotations
 
@@ -7,8 +7,15 @@ from typing import Any
 from msgspec import Struct
 
 from phronesis.chat.format import Retention
-from phronesis.errors import ConfigError
+from phronesis.credit.build import CreditConfig
+from phronesis.credit.gigpo import GiGPOCredit
+from phronesis.credit.trajectory import TrajectoryCredit
+from phronesis.errors import ConfigError, GroupTooSmall
+from phronesis.models.tiny import TinyModel
 from phronesis.rollout.limits import Limits, Sampling
+from phronesis.train.batching import BatchConfig
+from phronesis.train.learner import LearnerConfig
+from phronesis.train.supervised import SupervisedConfig
 
 
 class EnvChoice(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -18,3 +25,120 @@ class EnvChoice(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Built-in name, entry point, or import path ``package.module:make``."""
     args: dict[str, Any] = {}
     """Keyword arguments of the environment's factory."""
+
+
+class ModelConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Which policy to start from."""
+
+    path: str | None = None
+    """Checkpoint directory with a tokenizer, as `save_pretrained` writes it; None makes a small model from scratch."""
+    tiny: TinyModel = TinyModel()
+    """Sizes of the model made when `path` is None."""
+    vocab_size: int = 512
+    """Vocabulary of the tokenizer made when `path` is None, special tokens included."""
+    retention: Retention = "preserve"
+    """Which past thoughts stay in the prompt."""
+
+
+class PrimeConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Supervised priming on the environment's demonstrations of imperfect behaviour."""
+
+    demonstrations: int = 3000
+    """Conversations generated, at least 1."""
+    think: bool = True
+    """Keep the think blocks; False removes them, so that the policy acts without thinking."""
+    supervised: SupervisedConfig = SupervisedConfig()
+    """How they are learned."""
+
+
+class EvalConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Held-out evaluation before and after training."""
+
+    tasks: int = 512
+    """Held-out tasks, each played once per mode; 0 evaluates nothing."""
+    greedy: bool = True
+    """Also play greedily (temperature 0)."""
+    swapped: bool = True
+    """Also play, after training, with thoughts swapped between episodes."""
+    every: int = 0
+    """Also play sampled after every so many steps; 0 means never."""
+
+
+class RunConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A whole run: a policy, an environment, supervised priming, reinforcement learning, evaluation."""
+
+    name: str
+    """The recipe's name, or your own."""
+    seed: int = 0
+    """Every random number of the run derives from it."""
+    env: EnvChoice = EnvChoice()
+    """What is played."""
+    model: ModelConfig = ModelConfig()
+    """Who plays."""
+    limits: Limits = Limits()
+    """What an episode may use."""
+    sampling: Sampling = Sampling()
+    """How turns are sampled in training; evaluation samples at temperature 1 and greedily."""
+    prime: PrimeConfig | None = None
+    """Supervised priming; None starts reinforcement learning at once."""
+    steps: int = 40
+    """Training steps; 0 trains nothing."""
+    groups: int = 8
+    """Tasks per step, at least 1."""
+    group_size: int = 8
+    """Episodes per task, at least 1."""
+    credit: CreditConfig | str = TrajectoryCredit()
+    """Who earned the reward; a built-in rule or an import path ``package.module:rule``."""
+    batch: BatchConfig = BatchConfig()
+    """What of a step's episodes is learned from."""
+    learner: LearnerConfig = LearnerConfig()
+    """How a batch becomes new weights."""
+    evaluation: EvalConfig = EvalConfig()
+    """Held-out evaluation."""
+    concurrency: int = 512
+    """Most episodes in flight."""
+    checkpoint_every: int = 10
+    """Steps between checkpoints; the last step always has one. At least 1."""
+    keep_checkpoints: int = 3
+    """Newest checkpoints kept besides those of step 0 and of the end; at least 1."""
+    silent_steps: int = 5
+    """Steps without any signal after which the run says so as an alarm; at least 1."""
+
+    def validate(self) -> None:
+        """Refuses combinations that cannot work.
+
+        Raises:
+            ConfigError: names the fields and what to change.
+        """
+        self.limits.validate()
+        self.sampling.validate(training=self.steps > 0)
+        for name in ("groups", "group_size", "concurrency", "checkpoint_every", "keep_checkpoints", "silent_steps"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{name} must be at least 1, got {getattr(self, name)!r}")
+        if self.steps < 0:
+            raise ConfigError(f"steps must be at least 0, got {self.steps!r}")
+        if self.evaluation.tasks < 0 or self.evaluation.every < 0:
+            raise ConfigError("evaluation.tasks and evaluation.every must be at least 0")
+        if self.prime is not None and self.prime.demonstrations < 1:
+            raise ConfigError(f"prime.demonstrations must be at least 1, got {self.prime.demonstrations!r}")
+        if self.steps and self.group_size == 1 and _needs_siblings(self.credit):
+            raise ConfigError(
+                "group_size 1 with a baseline from the group: an episode has no siblings to be compared with, so every "
+                'advantage would be 0; set group_size to 2 or more, or credit.baseline.type = "none"'
+            )
+        if self.groups * self.group_size % self.learner.minibatches:
+            raise ConfigError(
+                f"groups x group_size = {self.groups * self.group_size} episodes do not divide into "
+                f"learner.minibatches = {self.learner.minibatches}"
+            )
+
+
+def _needs_siblings(credit: CreditConfig | str) -> bool:
+    """Whether a lone episode has no advantage under this rule; not known for a user's own rule."""
+    if isinstance(credit, str):
+        return False
+    try:
+        (credit.episode if isinstance(credit, GiGPOCredit) else credit.baseline).advantages([0.0])
+    except GroupTooSmall:
+        return True
+    return False

@@ -17,6 +17,7 @@ import torch
 from msgspec import Struct
 from numpy.typing import NDArray
 
+from phronesis.data.traces import Trace
 from phronesis.errors import ConfigError, TrainingError
 from phronesis.losses import Aggregation, LossConfig, SupervisedLoss, TokenMean, Totals
 from phronesis.models.decoder import Decoder
@@ -27,15 +28,6 @@ from phronesis.train.learner import Learner, LearnerConfig
 from phronesis.train.optimizer import AdamWConfig, Constant, Cosine, Linear, OptimizerConfig, Schedule
 from phronesis.train.packed import Packed
 from phronesis.train.scoring import Precision
-
-
-class Trace(Struct, frozen=True, kw_only=True):
-    """One sequence to learn from."""
-
-    ids: tuple[int, ...]
-    """Token ids `[L]`: everything the model sees."""
-    mask: tuple[bool, ...]
-    """`[L]`: True for tokens to learn. The first token cannot be one; nothing predicts it."""
 
 
 class SupervisedConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -1,0 +1,241 @@
+"""A whole run, phase by phase: make, prime, evaluate, train, evaluate, say what changed. Every phase can be resumed."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from transformers import PreTrainedTokenizerBase
+
+from phronesis import credit
+from phronesis.config import config_hash
+from phronesis.data.sources import SpecTasks
+from phronesis.data.traces import encode_all
+from phronesis.env import EnvSpec
+from phronesis.envs import registry
+from phronesis.errors import ConfigError
+from phronesis.evals.run import EvalSummary, evaluate, evaluate_swapped
+from phronesis.models import checkpoint as model_files
+from phronesis.models.decoder import Decoder
+from phronesis.models.tiny import tiny
+from phronesis.models.tokenizer import load_tokenizer, save_tokenizer
+from phronesis.records import Episode
+from phronesis.rollout.limits import Sampling
+from phronesis.store.index import Where
+from phronesis.store.run import Run, RunWriter
+from phronesis.train import checkpoint
+from phronesis.train.config import RunConfig
+from phronesis.train.loop import Loop, train
+from phronesis.train.phases import Phases
+from phronesis.train.priming import Demonstrations, demonstrations, make_tokenizer
+from phronesis.train.progress import Listener, Progress, silent
+from phronesis.train.seat import Seat, seat
+from phronesis.train.summary import Summary, summarise_run
+from phronesis.train.supervised import SupervisedStep, fit
+
+log = logging.getLogger(__name__)
+
+TOKENIZER = "tokenizer"
+"""Folder, beside the checkpoints, of the tokenizer every checkpoint gets a copy of."""
+
+
+def run(config: RunConfig, out: Path, *, resume: bool = False, listener: Listener = silent) -> Summary:
+    """Does a whole run and writes its folder.
+
+    Args:
+        config: what to do.
+        out: the run folder; must be new or empty, unless `resume`.
+        resume: continue an interrupted run of the same config; finished phases are not done again.
+        listener: told about every step.
+
+    Raises:
+        UserError: the config, the model or the folder cannot be used.
+        TrainingError: the learner met numbers it cannot trust.
+    """
+    config.validate()
+    spec = registry.get(config.env.name, config.env.args)
+    if config.prime is not None and spec.demonstrate is None:
+        raise ConfigError(f'environment {spec.name!r} has no demonstrations to prime on; set prime = "none"')
+    with Run.create(out, config, resume=resume, success={spec.name: spec.success}) as writer:
+        try:
+            return asyncio.run(_Job(config, spec, writer, listener).run())
+        except Exception as error:
+            writer.event("failure", f"{type(error).__name__}: {error}")
+            raise
+
+
+class _Job:
+    """One run while it happens."""
+
+    def __init__(self, config: RunConfig, spec: EnvSpec, writer: RunWriter, listener: Listener) -> None:
+        self.config, self.spec, self.writer, self.listener = config, spec, writer, listener
+        self.folder = writer.layout.checkpoints
+        self.phases = Phases(writer.path / "phases.json")
+        self.hash = config_hash(config)
+        self.source = SpecTasks(spec, "train", config.seed)
+
+    async def run(self) -> Summary:
+        """All phases in order."""
+        policy, start = await self._seat()
+        await self._evaluate("before", policy)
+        await self._train(policy, start)
+        await self._evaluate("after", policy)
+        if self.config.evaluation.swapped and self.config.evaluation.tasks:
+            await self._swap(policy)
+        parameters = sum(p.numel() for p in policy.decoder.parameters())
+        summary = summarise_run(self.config, self.hash, parameters, self.writer, self.phases)
+        self.writer.write_summary(summary)
+        return summary
+
+    async def _seat(self) -> tuple[Seat, int]:
+        """The policy, new or from the newest checkpoint, and the step it stands at."""
+        newest = checkpoint.latest(self.folder)
+        if newest is not None:
+            loaded = checkpoint.load(newest)
+            checkpoint.matches(loaded.manifest, self.hash)
+            step = loaded.manifest.step
+            policy = seat(self.config, load_tokenizer(self.folder / TOKENIZER), loaded.decoder, version=step)
+            policy.learner.restore(loaded.learner)
+            self.source.restore(loaded.manifest.source)
+            log.info("continuing from step %d of %d", step, self.config.steps)
+            return policy, step
+        began = time.monotonic()
+        tokenizer, decoder, shown = await self._make()
+        policy = seat(self.config, tokenizer, decoder)
+        save_tokenizer(tokenizer, self.folder / TOKENIZER)
+        self._took("make", began)
+        if shown.conversations:
+            self._prime(policy, shown)
+        self._save(policy, 0)
+        return policy, 0
+
+    async def _make(self) -> tuple[PreTrainedTokenizerBase, Decoder, Demonstrations]:
+        model = self.config.model
+        if model.path is not None:
+            tokenizer, decoder = load_tokenizer(model.path), model_files.load(model.path)
+            shown = await demonstrations(self.spec, self.config) if self.config.prime else Demonstrations([], [])
+            return tokenizer, decoder, shown
+        shown = await demonstrations(self.spec, self.config)
+        tokenizer = make_tokenizer(shown, model.vocab_size)
+        return tokenizer, tiny(model.tiny, len(tokenizer), self.config.seed), shown
+
+    def _prime(self, policy: Seat, shown: Demonstrations) -> None:
+        prime, began = self.config.prime, time.monotonic()
+        if prime is None:
+            return
+
+        def told(step: SupervisedStep) -> None:
+            values = {
+                "prime/loss": step.loss,
+                "prime/accuracy": step.accuracy,
+                "prime/grad_norm": step.grad_norm,
+                "prime/lr": step.lr,
+                "prime/tokens": float(step.tokens),
+            }
+            self.writer.metrics(step.step - step.steps - 1, values)
+            self.listener(Progress(phase="prime", done=step.step, total=step.steps, values=values))
+
+        fit(policy.decoder, encode_all(shown.conversations, policy.chat), prime.supervised, told)
+        policy.engine.advance()
+        self._took("prime", began)
+
+    async def _train(self, policy: Seat, start: int) -> None:
+        config = self.config
+        began = time.monotonic()
+
+        async def after_step(done: int, metrics: dict[str, float]) -> None:
+            self.listener(Progress(phase="train", done=done, total=config.steps, values=metrics))
+            every = config.evaluation.every
+            if every and done % every == 0 and done < config.steps:
+                await self._evaluate(f"step{done}", policy, modes=("sampled",))
+            if done % config.checkpoint_every == 0 or done == config.steps:
+                self._save(policy, done)
+
+        loop = Loop(
+            config=config,
+            stage=policy.stage(self.spec, config, config.sampling),
+            source=self.source,
+            credit=credit.build(config.credit),
+            learner=policy.learner,
+            run=self.writer,
+            after_step=after_step,
+        )
+        await train(loop, start)
+        self._took("train", began)
+
+    async def _evaluate(self, when: str, policy: Seat, modes: tuple[str, ...] = ("sampled", "greedy")) -> None:
+        """Plays the held-out tasks with the current weights, unless a phase of that name is finished."""
+        chosen = self.config.evaluation
+        if not chosen.tasks:
+            return
+        tasks = SpecTasks(self.spec, "heldout", self.config.seed).draw(chosen.tasks)
+        for mode in modes:
+            name = f"heldout_{when}" if mode == "sampled" else f"heldout_{when}_{mode}"
+            if self.phases.has(name) or (mode == "greedy" and not chosen.greedy):
+                continue
+            began = time.monotonic()
+            stage = policy.stage(self.spec, self.config, Sampling(temperature=0.0 if mode == "greedy" else 1.0))
+            told = self._counter(name, len(tasks))
+            found, _ = await evaluate(stage, tasks, seed=self.config.seed, name=name, on_episode=told)
+            self._finish(name, found, began)
+            if mode == "sampled":
+                at = {"before": 0, "after": self.config.steps}.get(when)
+                self._chart(int(when.removeprefix("step")) if at is None else at, found)
+
+    async def _swap(self, policy: Seat) -> None:
+        """Plays the sampled held-out episodes again on one another's thoughts."""
+        name = "heldout_swapped"
+        if self.phases.has(name):
+            return
+        began = time.monotonic()
+        episodes = sorted(self.writer.episodes(Where(kind="heldout_after")), key=lambda e: e.id)
+        stage = policy.stage(self.spec, self.config, Sampling())
+        found, _ = await evaluate_swapped(stage, episodes, name=name, on_episode=self._counter(name, len(episodes)))
+        self._finish(name, found, began)
+
+    def _counter(self, name: str, total: int) -> Callable[[Episode], None]:
+        """Stores each episode of a phase and reports how many there are."""
+        count = 0
+
+        def told(episode: Episode) -> None:
+            nonlocal count
+            count += 1
+            self.writer.append(episode, name)
+            self.listener(Progress(phase=name, done=count, total=total))
+
+        return told
+
+    def _finish(self, name: str, found: EvalSummary, began: float) -> None:
+        self.phases.put(name, found)
+        self._took(name, began)
+
+    def _chart(self, step: int, found: EvalSummary) -> None:
+        values = {
+            "heldout/success": found.success,
+            "heldout/reward": found.mean_reward,
+            "heldout/episodes": float(found.n),
+        }
+        self.writer.metrics(step, values)
+
+    def _took(self, phase: str, began: float) -> None:
+        """Adds to a phase's wall-clock time; a resumed phase adds up."""
+        seconds = self.phases.get("seconds", dict[str, float]) or {}
+        seconds[phase] = seconds.get(phase, 0.0) + time.monotonic() - began
+        self.phases.put("seconds", seconds)
+        self.writer.event("phase", f"{phase} took {seconds[phase]:.1f} s", seconds=seconds[phase])
+
+    def _save(self, policy: Seat, step: int) -> None:
+        tokenizer_files = [p for p in (self.folder / TOKENIZER).iterdir() if p.is_file()]
+        manifest = checkpoint.Manifest(step=step, source=self.source.state(), config=self.hash)
+        checkpoint.save(
+            self.folder,
+            policy.decoder,
+            policy.learner,
+            manifest,
+            beside=tokenizer_files,
+            keep=self.config.keep_checkpoints,
+            spare=(0, self.config.steps),
+        )

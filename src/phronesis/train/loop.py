@@ -1,0 +1,140 @@
+"""The plain synchronous loop: play groups, assign credit, update, repeat.
+
+This file is documentation and oracle: everything that happens in a step is visible here, in order, without hooks. Every
+random number of step k is a function of (seed, k), so a run resumed at step k continues bit for bit.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+
+from phronesis.credit.rule import CreditRule
+from phronesis.env import TaskSource
+from phronesis.errors import TrainingError
+from phronesis.log import Heartbeat
+from phronesis.policy import Versioned
+from phronesis.records import EpisodeGroup
+from phronesis.rollout.play import Stage, play_groups
+from phronesis.store.run import RunWriter
+from phronesis.train.batching import build_batch
+from phronesis.train.config import RunConfig
+from phronesis.train.learner import Learner, UpdateMetrics
+from phronesis.train.measures import episode_metrics
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Loop:
+    """The parts a step works with."""
+
+    config: RunConfig
+    """Settings."""
+    stage: Stage
+    """Environment, policy, chat format, agent, limits."""
+    source: TaskSource
+    """Where tasks come from."""
+    credit: CreditRule
+    """Who earned the reward."""
+    learner: Learner
+    """Shares its weights with the stage's policy."""
+    run: RunWriter
+    """Where everything is written."""
+    after_step: Callable[[int, dict[str, float]], Awaitable[None]]
+    """Called with the number of finished steps and the step's metrics: progress, checkpoints, evaluation."""
+
+
+async def train(loop: Loop, start: int = 0) -> None:
+    """Trains from step `start` to the configured number of steps.
+
+    Raises:
+        TrainingError: numbers the learner cannot trust, or every episode of a step faulted.
+    """
+    config, silent = loop.config, 0
+    for step in range(start, config.steps):
+        began = time.monotonic()
+        groups = await play_step(loop, step)
+        played = time.monotonic()
+        credits = [await loop.credit.assign(group) for group in groups]
+        for group in groups:
+            loop.source.report(group.task, group)
+        update = loop.learner.update(build_batch(groups, credits, config.batch))
+        if isinstance(loop.stage.policy, Versioned):
+            loop.stage.policy.advance()
+        learned = time.monotonic()
+
+        metrics = episode_metrics(loop.stage.spec, groups, credits) | update_metrics(update)
+        metrics |= {"time/play": played - began, "time/learn": learned - played, "time/step": learned - began}
+        metrics["speed/play_tokens"] = metrics["tokens/sampled"] / (played - began)
+        metrics["speed/learn_tokens"] = update.computed_tokens / (learned - played)
+        loop.run.metrics(step, metrics)
+        silent = 0 if update.steps else silent + 1
+        if silent and silent % config.silent_steps == 0:
+            alarm(loop, step, silent, groups)
+        await loop.after_step(step + 1, metrics)
+
+
+async def play_step(loop: Loop, step: int) -> list[EpisodeGroup]:
+    """The step's groups, played and scored; every episode is stored as soon as its group is done."""
+    config, finished = loop.config, 0
+
+    def reason() -> str:
+        total = config.groups * config.group_size
+        return f"step {step}: {finished} of {total} episodes finished; {loop.stage.waits()}"
+
+    def count(seconds_reason: str, seconds: float) -> None:
+        loop.run.event("heartbeat", seconds_reason, step=step, waited=seconds)
+
+    played = play_groups(
+        loop.stage,
+        loop.source.draw(config.groups),
+        size=config.group_size,
+        seed=config.seed,
+        name="train",
+        step=step,
+        concurrency=config.concurrency,
+        on_episode=loop.run.append,
+    )
+    groups = await Heartbeat("play", listener=count).watch(played, reason)
+    faults = [e for g in groups for e in g.episodes if e.stop.is_fault]
+    if len(faults) == sum(len(g.episodes) for g in groups):
+        failure = faults[0].failure
+        cause = f"{failure.kind} in {failure.where}: {failure.message}" if failure else "cancelled"
+        raise TrainingError(f"all {len(faults)} episodes of step {step} faulted; the first ({faults[0].id!r}): {cause}")
+    return groups
+
+
+def alarm(loop: Loop, step: int, silent: int, groups: list[EpisodeGroup]) -> None:
+    """Says loudly that nothing is being learned, and what the episodes looked like."""
+    rewards = sorted({e.reward.value for g in groups for e in g.valid if e.reward and e.reward.value is not None})
+    seen = f"every reward was {rewards[0]!r}" if len(rewards) == 1 else f"rewards seen: {rewards[:5]}"
+    message = (
+        f"no signal for {silent} steps: no group had episodes of different reward ({seen}). Make tasks easier or harder, "
+        "raise the temperature or group_size, or prime the policy first"
+    )
+    log.warning("%s", message)
+    loop.run.event("alarm", message, step=step, silent_steps=silent)
+
+
+def update_metrics(update: UpdateMetrics) -> dict[str, float]:
+    """An update's numbers under their metric keys; absent where nothing was updated."""
+    if not update.steps:
+        return {"update/tokens": 0.0}
+    return {
+        "update/loss": update.loss,
+        "update/grad_norm": update.grad_norm,
+        "update/lr": update.lr,
+        "update/kl_k1": update.kl_k1,
+        "update/kl_k3": update.kl_k3,
+        "update/clip_share": update.clip_share,
+        "update/ratio_max": update.ratio_max,
+        "update/advantage_mean": update.advantage_mean,
+        "update/advantage_std": update.advantage_std,
+        "update/tokens": float(update.tokens),
+        "mismatch/kl": update.mismatch_kl,
+        "mismatch/max_logprob_difference": update.mismatch_max,
+        "mismatch/mean_logprob_difference": update.mismatch_mean,
+    }

@@ -1,0 +1,40 @@
+"""Results of a run's finished phases, so that a resumed run does not do them again."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, TypeVar
+
+import msgspec
+
+from phronesis.errors import RunFolderError
+from phronesis.store.folder import write_whole
+
+T = TypeVar("T")
+
+
+class Phases:
+    """A small JSON file of finished phases, replaced whole at each change."""
+
+    def __init__(self, path: Path) -> None:
+        """Reads what is there; a missing file means that nothing is finished."""
+        self._path = path
+        self._done: dict[str, Any] = {}
+        if path.exists():
+            try:
+                self._done = msgspec.json.decode(path.read_bytes(), type=dict[str, Any])
+            except msgspec.DecodeError as error:
+                raise RunFolderError(f"{path.name} cannot be read ({error}); delete it to redo the evaluations") from error
+
+    def get(self, name: str, kind: type[T]) -> T | None:
+        """The result of a finished phase; None when it is not finished."""
+        return None if name not in self._done else msgspec.convert(self._done[name], kind)
+
+    def has(self, name: str) -> bool:
+        """Whether a phase is finished."""
+        return name in self._done
+
+    def put(self, name: str, result: object) -> None:
+        """Records a phase as finished."""
+        self._done[name] = msgspec.to_builtins(result)
+        write_whole(self._path, msgspec.json.encode(self._done))

@@ -1,0 +1,28 @@
+"""What a job tells whoever watches: library code yields progress, the command line draws it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from msgspec import Struct
+
+
+class Progress(Struct, frozen=True, kw_only=True):
+    """One sign of life."""
+
+    phase: str
+    """What is being done: ``make``, ``prime``, ``before``, ``train``, ``after``, ``swapped``."""
+    done: int
+    """Units finished: steps, episodes."""
+    total: int
+    """Units in all; 0 when not known."""
+    values: dict[str, float] = {}
+    """Metrics of the unit just finished, by key."""
+
+
+Listener = Callable[[Progress], None]
+"""Called in the job's thread; must return quickly."""
+
+
+def silent(progress: Progress) -> None:
+    """A listener that does nothing."""

@@ -1,0 +1,88 @@
+"""Recipes: named configs. Each is a function that returns a `RunConfig`; the command line and files change what they like."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from msgspec.structs import replace
+
+from phronesis.credit.gigpo import GiGPOCredit
+from phronesis.errors import UnknownName
+from phronesis.losses import LossConfig, PPOClipLoss, TokenMean
+from phronesis.models.tiny import TinyModel
+from phronesis.rollout.limits import Limits
+from phronesis.train.config import EnvChoice, EvalConfig, ModelConfig, PrimeConfig, RunConfig
+from phronesis.train.learner import LearnerConfig
+from phronesis.train.optimizer import AdamWConfig, Constant, MuonConfig
+from phronesis.train.supervised import SupervisedConfig
+
+
+def quickstart() -> RunConfig:
+    """The main job on a laptop: a small policy learns to keep books over a database it reaches only through a tool.
+
+    Priming on imperfect demonstrations (arXiv 2510.06534), then reinforcement learning with the episode's advantage plus
+    the advantage among turns in the same state (GiGPO, arXiv 2505.10978) under PPO's clipped ratio, clip-higher
+    (arXiv 2503.14476), token mean. One update per step on fresh episodes, so the ratio is 1 and clipping is a guard.
+    """
+    return RunConfig(
+        name="quickstart",
+        env=EnvChoice(name="ledger"),
+        model=ModelConfig(
+            tiny=TinyModel(width=64, layers=3, heads=2, kv_heads=2, head_dim=32, mlp_width=192, embed_std=0.2),
+            vocab_size=512,
+        ),
+        limits=Limits(max_turns=12, max_turn_tokens=48),
+        prime=PrimeConfig(
+            demonstrations=3000,
+            supervised=SupervisedConfig(
+                batch_tokens=1300,
+                optimizer=MuonConfig(lr=0.02, rest=AdamWConfig(lr=3e-3)),
+                decay="linear",
+                final=0.05,
+            ),
+        ),
+        steps=40,
+        groups=8,
+        group_size=8,
+        credit=GiGPOCredit(omega=1.0, gamma=1.0),
+        learner=LearnerConfig(
+            loss=LossConfig(objective=PPOClipLoss(eps_low=0.2, eps_high=0.28), aggregation=TokenMean()),
+            optimizer=AdamWConfig(lr=6e-4),
+            schedule=Constant(warmup=3),
+        ),
+        evaluation=EvalConfig(tasks=512),
+    )
+
+
+def quickstart_nothink() -> RunConfig:
+    """`quickstart` without think blocks: the same tasks, demonstrations and steps, and nowhere to keep a total."""
+    base = quickstart()
+    return replace(
+        base,
+        name="quickstart-nothink",
+        prime=None if base.prime is None else replace(base.prime, think=False),
+        evaluation=replace(base.evaluation, swapped=False),
+    )
+
+
+RECIPES: dict[str, Callable[[], RunConfig]] = {
+    "quickstart": quickstart,
+    "quickstart-nothink": quickstart_nothink,
+}
+"""All recipes by name."""
+
+
+def names() -> list[str]:
+    """Names of all recipes."""
+    return list(RECIPES)
+
+
+def get(name: str) -> RunConfig:
+    """The recipe of that name.
+
+    Raises:
+        UnknownName: there is none; names near ones.
+    """
+    if name not in RECIPES:
+        raise UnknownName("recipe", name, RECIPES)
+    return RECIPES[name]()

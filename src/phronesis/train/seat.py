@@ -1,0 +1,68 @@
+"""The policy of a run and everything that speaks its language, sharing one set of weights."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import msgspec
+from transformers import PreTrainedTokenizerBase
+
+from phronesis.chat.detect import format_for
+from phronesis.chat.format import ChatFormat
+from phronesis.engine.embedded import EmbeddedEngine
+from phronesis.env import EnvSpec
+from phronesis.errors import ConfigError
+from phronesis.models.decoder import Decoder
+from phronesis.reason.react import ReAct
+from phronesis.rollout.limits import Sampling
+from phronesis.rollout.play import Stage
+from phronesis.train.config import RunConfig
+from phronesis.train.learner import Learner
+
+
+@dataclass(frozen=True)
+class Seat:
+    """Who plays: the learner and the engine hold the same decoder, so weights are shared, not copied."""
+
+    tokenizer: PreTrainedTokenizerBase
+    """Text to ids."""
+    chat: ChatFormat
+    """Messages to ids."""
+    decoder: Decoder
+    """The weights."""
+    learner: Learner
+    """Changes them."""
+    engine: EmbeddedEngine
+    """Samples from them."""
+
+    def stage(self, spec: EnvSpec, config: RunConfig, sampling: Sampling) -> Stage:
+        """A stage on which this policy plays."""
+        limits = config.limits
+        if limits.context is None:
+            limits = msgspec.structs.replace(limits, context=self.decoder.config.max_positions)
+        return Stage(spec=spec, policy=self.engine, chat=self.chat, agent=ReAct(), limits=limits, sampling=sampling)
+
+
+def seat(config: RunConfig, tokenizer: PreTrainedTokenizerBase, decoder: Decoder, version: int = 0) -> Seat:
+    """Puts a decoder to work.
+
+    Args:
+        config: the run's settings.
+        tokenizer: with a chat template.
+        decoder: its weights are changed in place by the learner.
+        version: weight updates done so far.
+
+    Raises:
+        ConfigError: the tokenizer has ids the model lacks, or more context is asked for than the model has.
+        TemplateError: the chat template cannot be used token-exactly.
+    """
+    limit, asked = decoder.config.max_positions, config.limits.context
+    if asked is not None and asked > limit:
+        raise ConfigError(f"limits.context {asked!r} is more than the model's {limit} positions")
+    if len(tokenizer) > decoder.config.vocab_size:
+        raise ConfigError(
+            f"the tokenizer has {len(tokenizer)} ids, the model {decoder.config.vocab_size}; use the tokenizer it was made with"
+        )
+    chat = format_for(tokenizer, config.model.retention)
+    engine = EmbeddedEngine(decoder, version=version)
+    return Seat(tokenizer, chat, decoder, Learner(decoder, config.learner), engine)
