@@ -81,11 +81,11 @@ def test_log_axis_by_hand():
     assert fit([0.0, -1.0], log=True).log is False
 
 
-@given(st.lists(st.floats(-1e9, 1e9), min_size=1, max_size=30), st.booleans())
+@given(st.lists(st.floats(allow_nan=False), min_size=1, max_size=30), st.booleans())
 def test_every_value_lies_on_its_axis(values: list[float], log: bool):
     axis = fit(values, log=log)
     assert axis.high > axis.low
-    assert all(-0.03 <= axis.at(v) <= 1.03 for v in values)
+    assert all(-0.03 <= axis.at(v) <= 1.03 for v in values if math.isfinite(v))
 
 
 def test_smoothing_by_hand():

@@ -6,6 +6,9 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+_LARGEST = 1e300
+"""Beyond it, and below its inverse, values are drawn as if they were it."""
+
 Points = Sequence[tuple[float, float]]
 """(x, y) with rising x."""
 
@@ -67,15 +70,15 @@ def fit(values: Sequence[float], *, log: bool = False, floor: float | None = Non
         floor: natural lower end (0 for counts); used when the values come near it.
         ceiling: natural upper end (1 for shares), likewise.
     """
-    finite = [v for v in values if math.isfinite(v)]
-    if log and any(v > 0 for v in finite):
-        positive = [v for v in finite if v > 0]
+    finite = [min(_LARGEST, max(-_LARGEST, v)) for v in values if math.isfinite(v)]
+    positive = [v for v in finite if v > 1 / _LARGEST]
+    if log and positive:
         low, high = math.floor(math.log10(min(positive))), math.ceil(math.log10(max(positive)))
         return Axis(10.0**low, 10.0 ** max(high, low + 1), log=True)
     if not finite:
         return Axis(0.0, 1.0)
     low, high = min(finite), max(finite)
-    spread = (high - low) or abs(high) or 1.0
+    spread = high - low if high - low > 1 / _LARGEST else abs(high) if abs(high) > 1 / _LARGEST else 1.0
     low, high = low - 0.06 * spread, high + 0.06 * spread
     if floor is not None and min(finite) >= floor and min(finite) - floor < 1.5 * spread:
         low = floor
