@@ -7,12 +7,13 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+from bench.learner import learner
 from bench.measure import Row, difference, read, table, write
 from bench.trl_guess.case import learning, speed
 
-CASES: dict[str, Callable[[], list[Row]]] = {"trl-guess": speed, "trl-learning": learning}
+CASES: dict[str, Callable[[], list[Row]]] = {"trl-guess": speed, "learner": learner, "trl-learning": learning}
 """Name -> what measures it."""
-DEFAULT = ("trl-guess",)
+DEFAULT = ("trl-guess", "learner")
 """Cases of a plain run; the others take longer and are named."""
 
 

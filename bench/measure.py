@@ -12,8 +12,9 @@ import platform
 import shutil
 import statistics
 import subprocess
+import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import msgspec
@@ -187,3 +188,22 @@ def difference(before: Result, after: Result) -> str:
 def load_json(path: Path) -> dict[str, object]:
     """A JSON object written by one side of a comparison."""
     return msgspec.convert(json.loads(path.read_text()), dict[str, object])
+
+
+def both_sides(module: str, *settings: str) -> tuple[list[float], list[float]]:
+    """Repeats of ours and of the peer, from ``python -m MODULE ours|peer SETTINGS`` printing a JSON list as its last line."""
+    ours, peer = (
+        json.loads(pinned([sys.executable, "-m", module, side, *settings]).splitlines()[-1]) for side in ("ours", "peer")
+    )
+    return ours, peer
+
+
+def repeat(work: Callable[[], object], amount: float, repeats: int, warm_up: int = 2) -> list[float]:
+    """`amount` per CPU-second of `work`, for each repeat after the warm-up."""
+    rates: list[float] = []
+    for i in range(warm_up + repeats):
+        start = time.process_time()
+        work()
+        if i >= warm_up:
+            rates.append(amount / (time.process_time() - start))
+    return rates
