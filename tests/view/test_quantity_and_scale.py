@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 
 import pytest
 from hypothesis import given
@@ -10,7 +11,7 @@ from hypothesis import strategies as st
 
 from phronesis.view.html import Html, render, table, tag
 from phronesis.view.quantity import count, number, percent, seconds, signed, tick
-from phronesis.view.scale import Axis, fit, smooth, ticks, window
+from phronesis.view.scale import Axis, fit, smooth, spread, thin, ticks, window
 
 
 @pytest.mark.parametrize(
@@ -99,6 +100,23 @@ def test_smoothing_by_hand():
 def test_smoothing_leaves_a_constant_alone_and_skips_gaps(level: float, n: int):
     points = [(float(i), math.nan if i % 7 == 3 else level) for i in range(n)]
     assert all(y == pytest.approx(level) for _, y in smooth(points))
+
+
+@given(st.lists(st.floats(-1e6, 1e6), min_size=1, max_size=400), st.integers(4, 60))
+def test_thinning_keeps_order_ends_and_extremes(values: list[float], most: int):
+    points = [(float(i), v) for i, v in enumerate(values)]
+    found = thin(points, most)
+    assert len(found) <= max(most, 4) and set(found) <= set(points)
+    assert list(found) == sorted(found) and (found[0], found[-1]) == (points[0], points[-1])
+    assert {min(values), max(values)} <= {y for _, y in found}
+
+
+@given(st.integers(1, 2000), st.integers(2, 50))
+def test_spread_is_even(n: int, most: int):
+    found = spread(n, most)
+    gaps = [b - a for a, b in pairwise(found)]
+    assert len(found) == min(n, most) and (found[0], found[-1]) == (0, n - 1)
+    assert not gaps or max(gaps) - min(gaps) <= 1
 
 
 def test_text_is_escaped_and_markup_is_not():

@@ -327,6 +327,22 @@ def test_a_step_done_again_counts_once(tmp_path: Path):
     assert "NaN or infinite" in next(f.text for f in findings(load(tmp_path / "run")) if f.check == "Finite numbers")
 
 
+def test_long_runs_stay_small(tmp_path: Path):
+    with StoredRun.create(tmp_path / "run", synthetic_run.Settings()) as run:
+        for step in range(5000):
+            run.metrics(step, {"reward/mean": 1.0 if step == 1234 else 0.5, "reward/std": 0.1})
+    text = page(load(tmp_path / "run"))
+    assert len(text) < 150_000
+    assert "4600 of 5000 steps left out, evenly" in text
+
+
+def test_priming_counts_its_own_steps(tmp_path: Path):
+    with StoredRun.create(tmp_path / "run", synthetic_run.Settings()) as run:
+        for step in (-3, -2, -1):
+            run.metrics(step, {"prime/loss": -float(step)})
+    assert load(tmp_path / "run").series["prime/loss"] == [(1, 3.0), (2, 2.0), (3, 1.0)]
+
+
 def test_a_missing_folder_is_a_clear_error(tmp_path: Path):
     with pytest.raises(RunFolderError, match="no run folder"):
         write(tmp_path / "nowhere")

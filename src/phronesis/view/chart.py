@@ -13,8 +13,11 @@ from dataclasses import dataclass
 from typing import Literal
 
 from phronesis.view.html import Html, join, table, tag
-from phronesis.view.quantity import number, percent, tick
-from phronesis.view.scale import Axis, Points, fit, smooth, window
+from phronesis.view.quantity import DASH, number, percent, tick
+from phronesis.view.scale import Axis, Points, fit, smooth, spread, thin, window
+
+MOST_VALUES = 400
+"""Most steps whose values can be read in a figure's tooltip and table."""
 
 Tone = Literal["a", "b", "c", "d"]
 """Colour and dash of a line; a is the accent, every tone has its own dash so colour is never the only sign."""
@@ -185,13 +188,13 @@ def _path(points: Points, x_axis: Axis, y_axis: Axis) -> str:
 
 
 def _curves(line: Line, x_axis: Axis, y_axis: Axis, smoothed: bool) -> Html:
-    raw = _path(line.points, x_axis, y_axis)
+    raw = _path(thin(line.points), x_axis, y_axis)
     if not (smoothed and line.raw):
         return tag("path", class_=f"line {line.tone}", d=raw)
     return join(
         [
             tag("path", class_=f"raw {line.tone}", d=raw),
-            tag("path", class_=f"line {line.tone}", d=_path(smooth(line.points), x_axis, y_axis)),
+            tag("path", class_=f"line {line.tone}", d=_path(thin(smooth(line.points)), x_axis, y_axis)),
         ]
     )
 
@@ -201,8 +204,10 @@ def _band(line: Line, x_axis: Axis, y_axis: Axis) -> Html | None:
     ends = [(x, low, high) for x, low, high in line.band if math.isfinite(low) and math.isfinite(high)]
     if len(ends) < 2:
         return None
-    upper = [_place(x, high, x_axis, y_axis) for x, high in smooth([(x, high) for x, _, high in ends])]
-    lower = [_place(x, low, x_axis, y_axis) for x, low in reversed(smooth([(x, low) for x, low, _ in ends]))]
+    shown = spread(len(ends), 600)
+    top, bottom = smooth([(x, high) for x, _, high in ends]), smooth([(x, low) for x, low, _ in ends])
+    upper = [_place(*top[i], x_axis, y_axis) for i in shown]
+    lower = [_place(*bottom[i], x_axis, y_axis) for i in reversed(shown)]
     return tag("path", class_=f"band {line.tone}", d=f"M{'L'.join(upper + lower)}Z")
 
 
@@ -241,14 +246,16 @@ def _legend(chart: Chart, lines: Sequence[Line], half: int) -> Html | None:
     return tag("div", *entries, class_="legend") if entries else None
 
 
-def _columns(lines: Sequence[Line]) -> tuple[list[float], list[dict[float, float]]]:
+def _columns(lines: Sequence[Line]) -> tuple[list[float], list[dict[float, float]], int]:
+    """Steps to read values at, the values by line, and how many steps there are in all; sparse measurements are kept."""
     steps = sorted({x for line in lines for x, _ in line.points})
-    return steps, [dict(line.points) for line in lines]
+    kept = {steps[i] for i in spread(len(steps), MOST_VALUES)} | {x for line in lines if line.marks for x, _ in line.points}
+    return sorted(kept), [dict(line.points) for line in lines], len(steps)
 
 
 def _hover(chart: Chart, lines: Sequence[Line], x_axis: Axis) -> str:
     """What the pointer reads, as JSON for an attribute: positions in percent and texts, so the script needs no arithmetic."""
-    steps, columns = _columns(lines)
+    steps, columns, _ = _columns(lines)
     reads = [
         [
             f"{chart.x_title} {number(x)}",
@@ -262,10 +269,8 @@ def _hover(chart: Chart, lines: Sequence[Line], x_axis: Axis) -> str:
 
 
 def _values(chart: Chart, lines: Sequence[Line]) -> Html:
-    steps, columns = _columns(lines)
+    steps, columns, of = _columns(lines)
     head = [chart.x_title, *(f"{line.label} [{_unit(chart)}]" for line in lines)]
-    shown = steps if len(steps) <= 400 else [steps[round(i * (len(steps) - 1) / 399)] for i in range(400)]
-    rows = [[number(x), *(_show(chart, c[x]) if x in c else "–" for c in columns)] for x in shown]
-    hidden = len(steps) - len(shown)
-    caption = f"{hidden} of {len(steps)} steps left out, evenly" if hidden else None
+    rows = [[number(x), *(_show(chart, c[x]) if x in c else DASH for c in columns)] for x in steps]
+    caption = f"{of - len(steps)} of {of} steps left out, evenly" if of > len(steps) else None
     return tag("details", tag("summary", "Table"), table(head, rows, caption), class_="values")

@@ -151,7 +151,9 @@ def _metrics(run: Run) -> None:
     for row in lines.rows:
         _entry(run, row)
     for key, points in run.series.items():  # a step that was done again after a crash counts once, the later line winning
-        run.series[key] = sorted(dict(points).items())
+        series = sorted(dict(points).items())
+        first = series[0][0] - 1 if key.startswith("prime/") else 0.0  # priming counts its own steps, from 1
+        run.series[key] = [(x - first, y) for x, y in series]
     if lines.damaged:
         run.notes.append(f"{lines.damaged} lines of metrics.jsonl cannot be read")
     try:

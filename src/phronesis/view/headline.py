@@ -167,8 +167,15 @@ def _without(run: Run) -> Html:
 def phases(run: Run) -> list[tuple[str, float]]:
     """(phase, seconds) in the order written; a total is left out, since it is the sum."""
     entry = mapping(run.summary, "seconds", "phases", "seconds_per_phase")
-    found = [(name.replace("_", " "), get(entry, name)) for name in entry or {} if name not in ("total", "all", "wall")]
+    found = [(_phase(name), get(entry, name)) for name in entry or {} if name not in ("total", "all", "wall")]
     return [(name, s) for name, s in found if s is not None and s >= 0]
+
+
+def _phase(name: str) -> str:
+    if name.startswith("heldout"):
+        return f"evaluation {describe(name)}"
+    known = {"make": "model and tokenizer", "prime": "priming", "train": "reinforcement learning"}
+    return known.get(name, name.replace("_", " "))
 
 
 def _total(run: Run) -> float | None:

@@ -109,3 +109,34 @@ def smooth(points: Points) -> tuple[tuple[float, float], ...]:
         if near:
             smoothed.append((x, math.fsum(near) / len(near)))
     return tuple(smoothed)
+
+
+def thin(points: Points, most: int = 600) -> tuple[tuple[float, float], ...]:
+    """At most `most` points that look the same: of each stretch the lowest and the highest, in order; ends are kept.
+
+    Non-finite values are kept as they are only in curves that are short enough to need no thinning.
+
+    >>> thin([(0, 5.0), (1, 9.0), (2, 1.0), (3, 5.0)], most=4)
+    ((0, 5.0), (1, 9.0), (2, 1.0), (3, 5.0))
+    >>> [y for _, y in thin([(float(i), float(i == 50)) for i in range(100)], most=10)].count(1.0)
+    1
+    """
+    if len(points) <= most:
+        return tuple(points)
+    buckets = max(1, (most - 2) // 2)
+    inner = [p for p in points[1:-1] if math.isfinite(p[1])]
+    kept = [points[0]]
+    for b in range(buckets):
+        stretch = inner[b * len(inner) // buckets : (b + 1) * len(inner) // buckets]
+        if stretch:
+            kept += sorted({min(stretch, key=lambda p: p[1]), max(stretch, key=lambda p: p[1])})
+    return (*kept, points[-1])
+
+
+def spread(n: int, most: int) -> tuple[int, ...]:
+    """At most `most` indices below n, evenly, first and last among them.
+
+    >>> spread(3, 10), spread(101, 3)
+    ((0, 1, 2), (0, 50, 100))
+    """
+    return tuple(range(n)) if n <= most else tuple(dict.fromkeys(round(i * (n - 1) / (most - 1)) for i in range(most)))
