@@ -6,9 +6,10 @@ import asyncio
 import contextlib
 import json
 import shlex
+import shutil
 import sys
 from collections.abc import Awaitable, Mapping, Sequence
-from typing import Annotated, cast
+from typing import Annotated, TypeVar, cast
 
 import msgspec
 import typer
@@ -18,12 +19,14 @@ from phronesis.config import arguments
 from phronesis.env import EnvSpec
 from phronesis.envs import registry
 from phronesis.envs.guard import validate_reply
-from phronesis.envs.scripted import as_episode
+from phronesis.envs.scripted import as_episode, reward_of
 from phronesis.errors import ConfigError, EnvFault, UnknownName
-from phronesis.records import Episode, EpisodeGroup, Message, Reply, Task, ToolCall, ToolSpec
+from phronesis.records import Episode, Message, Reply, Task, ToolCall, ToolSpec
 from phronesis.records import say as message
-from phronesis.rollout.play import score
 from phronesis.seeding import stream
+from phronesis.view.terminal import render_message
+
+T = TypeVar("T")
 
 app = new_app()
 
@@ -86,7 +89,7 @@ class Person:
             say_json({"messages": reply.messages, "tools": reply.tools, "done": reply.done})
             return
         for said in reply.messages:
-            say(f"[{said.name or said.role}] {said.text}")
+            say(render_message(said, width=shutil.get_terminal_size((100, 24)).columns, colour=sys.stdout.isatty()))
         if reply.tools is not None:
             self.show_tools()
 
@@ -126,11 +129,9 @@ class Person:
                     "reward": value,
                     "success": success,
                 }
-                | {"components": parts, "errors": episode.errors, "failure": episode.failure}
+                | {"components": parts, "errors": episode.errors}
             )
             return
-        if episode.failure is not None:
-            say(f"the environment failed in {episode.failure.where}: {episode.failure.kind}: {episode.failure.message}")
         for part in parts:
             if part.turn is not None and not part.score:
                 continue  # a turn that earned nothing
@@ -153,13 +154,13 @@ async def take_place(spec: EnvSpec, task: Task, seed: int, person: Person) -> Ep
     actions: list[Message] = []
     replies: list[Reply] = []
     try:
-        opening = reply = await _answer("reset", env.reset(task, stream(seed, "env")))
+        opening = reply = validate_reply(await _foreign("reset", env.reset(task, stream(seed, "env"))), opening=True)
         person.show(reply)
         while not reply.done and len(replies) < spec.max_turns:
             action = person.read()
             if action is None:
                 break
-            reply = await _answer("step", env.step(action))
+            reply = validate_reply(await _foreign("step", env.step(action)))
             actions.append(action)
             replies.append(reply)
             person.show(reply)
@@ -167,13 +168,13 @@ async def take_place(spec: EnvSpec, task: Task, seed: int, person: Person) -> Ep
         with contextlib.suppress(Exception):  # the verdict matters more than the tidying up
             await env.close()
     episode = as_episode(task, seed, opening, actions, replies)
-    return (await score(spec, EpisodeGroup(id=episode.id, task=task, episodes=(episode,)))).episodes[0]
+    return msgspec.structs.replace(episode, reward=await _foreign("rubric.score", reward_of(spec, episode)))
 
 
-async def _answer(where: str, call: Awaitable[Reply]) -> Reply:
-    """The environment's reply, checked."""
+async def _foreign(where: str, call: Awaitable[T]) -> T:
+    """Awaits user code; whatever it raises names where."""
     try:
-        return validate_reply(await call, opening=where == "reset")
+        return await call
     except EnvFault:
         raise
     except Exception as error:  # the boundary to user code

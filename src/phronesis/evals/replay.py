@@ -172,7 +172,8 @@ def _shown(reply: Reply | None) -> str:
     if reply is None:
         return "none"
     said = " | ".join(m.text for m in reply.messages)
-    return f"{said!r} reward={reply.reward} done={reply.done} stop={reply.stop} errors={list(reply.errors)} state={reply.state_key}"
+    ends = f"reward={reply.reward} done={reply.done} stop={reply.stop}"
+    return f"{said!r} {ends} errors={list(reply.errors)} state={reply.state_key}"
 
 
 def _value(episode: Episode) -> float | None:

@@ -1,0 +1,102 @@
+"""`phronesis train`: a recipe, a TOML file or an unfinished run, with overrides."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from phronesis.cli.output import AsJson, complain, examples, new_app, say, say_json
+from phronesis.cli.watch import Watch
+from phronesis.config import load, to_toml
+from phronesis.errors import ConfigError
+from phronesis.store import Layout
+from phronesis.train import job, recipes
+from phronesis.train.config import RunConfig
+from phronesis.view import report
+
+app = new_app()
+
+
+@app.command(
+    epilog=examples(
+        "phronesis train quickstart",
+        "phronesis train quickstart --seed 3 --out runs/mine",
+        "phronesis train quickstart steps=60 learner.optimizer.lr=3e-4",
+        "phronesis train quickstart my.toml env.args.difficulty=3",
+        "phronesis train my.toml --show",
+        "phronesis train runs/mine --resume",
+    )
+)
+def train(
+    source: Annotated[
+        str, typer.Argument(metavar="RECIPE|FILE.toml|RUN", help="A recipe's name, a config file, or a run folder.")
+    ],
+    changes: Annotated[
+        list[str] | None, typer.Argument(metavar="PATH=VALUE|FILE.toml", help="Settings to change; later ones win.")
+    ] = None,
+    seed: Annotated[int | None, typer.Option(help="Shorthand for seed=N.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Run folder.  [default: runs/NAME-seedN]")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue an interrupted run, bit for bit.")] = False,
+    show: Annotated[bool, typer.Option("--show", help="Print the resolved config and stop.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Train an agent: play, credit, learn, and evaluate before and after.
+
+    Settings come from the recipe or file, then further files, then PATH=VALUE overrides; an unknown one is an error that
+    names the nearest. Everything is written to the run folder while it happens; report.html is made at the end.
+    """
+    config = resolve(source, changes or [], seed)
+    if show:
+        config.validate()
+        say(to_toml(config).rstrip())
+        return
+    folder = out or default_folder(source, config)
+    try:
+        with Watch(as_json) as watch:
+            summary = job.run(config, folder, resume=resume, listener=watch)
+    except KeyboardInterrupt:
+        complain(interrupted(folder))
+        raise typer.Exit(130) from None
+    page = report.write(folder)
+    if as_json:
+        say_json(summary)
+    else:
+        say(summary.line)
+        say(f"report: {page}")
+
+
+def resolve(source: str, changes: list[str], seed: int | None) -> RunConfig:
+    """The config that a command line means.
+
+    Raises:
+        UnknownName: no recipe or setting of that name.
+        ConfigError: a file or value that cannot be used.
+    """
+    files = [Path(text) for text in changes if text.endswith(".toml") and "=" not in text]
+    overrides = [text for text in changes if "=" in text]
+    strange = [text for text in changes if "=" not in text and not text.endswith(".toml")]
+    if strange:
+        raise ConfigError(f"{strange[0]!r} is neither a setting (path=value) nor a config file (*.toml)")
+    if seed is not None:
+        overrides.append(f"seed={seed}")
+    if source.endswith(".toml"):
+        return load(RunConfig, [Path(source), *files], overrides)
+    if source not in recipes.names() and Layout(Path(source)).is_run:
+        return load(RunConfig, [Layout(Path(source)).config, *files], overrides)
+    return load(RunConfig, files, overrides, recipes.get(source))
+
+
+def default_folder(source: str, config: RunConfig) -> Path:
+    """Where a run goes when nobody says: back to its folder, or to a new one named after it."""
+    if Layout(Path(source)).is_run:
+        return Path(source)
+    return Path("runs") / f"{config.name}-seed{config.seed}"
+
+
+def interrupted(folder: Path) -> str:
+    """What to tell a person who stopped a run."""
+    if not Layout(folder).is_run:
+        return "interrupted before anything was written"
+    return f"interrupted; everything so far is in {str(folder)!r}. Continue with: phronesis train {folder} --resume"
