@@ -157,7 +157,7 @@ def _letters(count: int) -> str:
     return LETTERS[:count]
 
 
-def _task(kind: str, split: str, letter: str, opening: tuple[Message, ...], busy: int = 0) -> Task:
+def _task(kind: str, split: str, letter: str, opening: tuple[Message, ...], *, busy: int = 0) -> Task:
     payload: dict[str, object] = {"letter": letter}
     if kind == "recovery":
         payload["busy"] = busy

@@ -82,11 +82,11 @@ async def play_scripted(
             tools, over = tools if reply.tools is None else reply.tools, reply.done
     finally:
         await clock.call("close", env.close())
-    episode = as_episode(task, seed, opening, actions, replies)
+    episode = as_episode(task, seed, opening, actions=actions, replies=replies)
     return Played(opening, tuple(actions), tuple(replies), episode)
 
 
-def as_episode(task: Task, seed: int, opening: Reply, actions: Sequence[Message], replies: Sequence[Reply]) -> Episode:
+def as_episode(task: Task, seed: int, opening: Reply, *, actions: Sequence[Message], replies: Sequence[Reply]) -> Episode:
     """A record of messages without tokens, which is all a rubric needs."""
     last = replies[-1] if replies else opening
     turns = tuple(

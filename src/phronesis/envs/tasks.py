@@ -44,11 +44,11 @@ def task_table(name: str, tasks: Tasks, *, system: str | None = None) -> TaskTab
         generate = tasks
 
         def generated(split: str, index: int) -> Task:
-            return _as_task(name, split, index, generate(split, index), system)
+            return _as_task(name, split, index, generate(split, index), system=system)
 
         return TaskTable(generated, {"train": None, "heldout": None})
     lists = dict(tasks) if isinstance(tasks, Mapping) else _by_content(tasks)
-    made = {split: [_as_task(name, split, i, t, system) for i, t in enumerate(found)] for split, found in lists.items()}
+    made = {split: [_as_task(name, split, i, t, system=system) for i, t in enumerate(found)] for split, found in lists.items()}
     if not any(made.values()):
         raise ConfigError(f"environment {name!r} has no tasks")
 
@@ -121,7 +121,7 @@ def _by_content(tasks: Sequence[Task | Row]) -> dict[str, list[Task | Row]]:
     return lists
 
 
-def _as_task(name: str, split: str, index: int, found: Task | Row, system: str | None) -> Task:
+def _as_task(name: str, split: str, index: int, found: Task | Row, *, system: str | None) -> Task:
     if isinstance(found, Task):
         return found
     columns = dict(found)

@@ -38,6 +38,7 @@ class _Family(NamedTuple):
 
 def frozenlake(
     map_name: Literal["4x4", "8x8"] = "4x4",
+    *,
     rows: list[str] | None = None,
     random_size: int | None = None,
     frozen: float = 0.8,
