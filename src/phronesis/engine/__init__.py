@@ -1,0 +1,1 @@
+"""Policies: the embedded engine and scripted replies."""

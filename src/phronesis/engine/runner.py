@@ -1,0 +1,262 @@
+"""The running batch, synchronous: admits requests, computes their prompts, produces one id for each of them per step."""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from phronesis.engine.cache import TOKEN_STEP, KVCache, round_up
+from phronesis.engine.draws import uniforms
+from phronesis.engine.fills import Range, passes
+from phronesis.engine.forward import MIN_ROWS, Forward
+from phronesis.engine.request import Decode, Request
+from phronesis.engine.rows import Rows
+from phronesis.engine.sampler import draw
+from phronesis.engine.slots import WORTH, Slots
+from phronesis.models.decoder import Decoder
+from phronesis.policy import Completion, prompt_crc
+from phronesis.records import Finish
+
+
+@dataclass
+class Counters:
+    """Work done since the engine was made."""
+
+    steps: int = 0
+    """Decoding steps."""
+    decoded: int = 0
+    """Ids produced."""
+    prefilled: int = 0
+    """Prompt ids computed."""
+    reused: int = 0
+    """Prompt ids taken from the cache."""
+    evicted: int = 0
+    """Sequences kept for a cache key that were given up to make room."""
+
+
+class _Fill(NamedTuple):
+    """What has to be computed before a request can run."""
+
+    target: Range
+    source: int | None
+    """Slot whose prefix, up to the range's start, is copied first."""
+    level: int
+    """Fills of lower levels come first: they compute what this one copies."""
+
+
+class _Inputs(NamedTuple):
+    """What a step reads, by row; rows beyond `width` are padding."""
+
+    width: int
+    """Slots that take part, running or not."""
+    longest: int
+    """Most keys a running slot sees."""
+    tokens: NDArray[np.int64]
+    at: NDArray[np.int64]
+    """Position of each token."""
+    uniform: NDArray[np.float32]
+    force: NDArray[np.int64]
+    """Id to take instead of a drawn one; −1 for none."""
+
+
+def _inputs(books: Slots, width: int, longest: int) -> _Inputs:
+    """The next token of every slot, from the books."""
+    rows, every = max(MIN_ROWS, width), np.arange(width)
+    at, tokens = np.zeros((2, rows), np.int64)
+    uniform = np.full(rows, 0.5, np.float32)
+    at[:width] = books.filled[:width]
+    tokens[:width] = books.ids[every, at[:width]]
+    uniform[:width] = books.uniforms[every, at[:width] + 1]
+    return _Inputs(width, longest, tokens, at, uniform, np.full(rows, -1, np.int64))
+
+
+class Runner:
+    """Owns the cache and the books of its slots."""
+
+    def __init__(self, decoder: Decoder, slots: int, context: int, chunk: int, pass_tokens: int, text: Decode | None):
+        self._decoder, self._text = decoder, text
+        self._limit, self._context, self._chunk, self._pass_tokens = slots, context, chunk, pass_tokens
+        self.forward = Forward(decoder)
+        self._cache = KVCache(decoder.config, decoder.dtype, decoder.device)
+        self._slots = Slots(slots)
+        self._rows = Rows()
+        self.running: dict[int, Request] = {}
+        """Running requests by slot."""
+        self._stale: set[int] = set()
+        self._special: list[Request] = []
+        self.version = 0
+        """Weights in use."""
+        self.counters = Counters()
+
+    def advance(self) -> None:
+        """The weights changed: nothing cached is valid any more."""
+        self.version += 1
+        self.forward.bind()
+        self._stale = set(self.running)
+        self._slots.drop_idle()
+
+    def reset(self) -> None:
+        """Forgets every request and everything cached."""
+        for request in list(self.running.values()):
+            self.drop(request)
+        self._slots.drop_idle()
+
+    def release(self, key: str) -> None:
+        """Nobody will extend the key's sequence."""
+        slot = self._slots.slot_of.get(key)
+        if slot is not None:
+            self._slots.forget_key(slot)
+
+    def drop(self, request: Request) -> None:
+        """Takes a running request out."""
+        slot = request.slot
+        del self.running[slot]
+        if request in self._special:
+            self._special.remove(request)
+        self._slots.leave(slot)
+        self._rows.set(slot, None)
+        if slot in self._stale:
+            self._stale.discard(slot)
+            self._slots.filled[slot] = 0
+
+    @torch.inference_mode()
+    def admit(self, waiting: deque[Request]) -> None:
+        """Gives waiting requests slots, in order of arrival while there is room, and computes their prompts."""
+        self._refresh()
+        fills: list[_Fill] = []
+        level: dict[int, int] = {}
+        while waiting:
+            fill = self._place(waiting[0], level)
+            if fill is None:
+                break
+            waiting.popleft()
+            fills.append(fill)
+        for depth in sorted({f.level for f in fills}):
+            here = [f for f in fills if f.level == depth]
+            for f in here:
+                if f.source is not None:
+                    self._cache.copy(f.source, f.target.slot, f.target.start)
+            self._compute([f.target for f in here])
+
+    @torch.inference_mode()
+    def step(self) -> list[tuple[Request, Completion]]:
+        """Produces one id for every running request; returns those that ended, in order of slot."""
+        for high, low in self._slots.moves():
+            self._swap(high, low)
+        books = self._slots
+        active = np.flatnonzero(books.running)
+        width = int(active[-1]) + 1
+        place = books.filled[active] + 1
+        inputs = _inputs(books, width, int(place.max()))
+        for r in self._special:
+            inputs.force[r.slot] = r.force
+        ids, logprobs, entropies = self._draw(inputs)
+        new, free = ids[active], inputs.force[active] < 0
+        books.ids[active, place] = new
+        books.logprobs[active, place] = logprobs[active]
+        books.entropies[active, place] = entropies[active]
+        books.filled[active] = place
+        stopped = np.zeros(width, np.bool_)
+        stopped[active] = (self._rows.stops[active] == new[:, None]).any(1) & free
+        for r in list(self._special):
+            books.forced[r.slot, books.filled[r.slot]] = inputs.force[r.slot] >= 0
+            stopped[r.slot] |= r.see(int(ids[r.slot]), self._text)
+            if not r.special:
+                self._special.remove(r)
+        self.counters.steps += 1
+        self.counters.decoded += len(active)
+        over = active[stopped[active] | (place + 1 >= books.end[active])]
+        return [self._end(int(slot), bool(stopped[slot])) for slot in over]
+
+    def _draw(self, q: _Inputs) -> tuple[NDArray[np.int64], NDArray[np.float32], NDArray[np.float32]]:
+        """The tensor part of a step: ids, logprobs and entropies `[R]`, back on the host."""
+        device = self._decoder.device
+        positions = torch.as_tensor(q.at, device=device)
+        self._cache.mask[torch.arange(q.width, device=device), positions[: q.width]] = 0
+        tokens = torch.as_tensor(q.tokens, device=device)
+        logits = self.forward.decode(self._cache, tokens, positions, q.width, round_up(q.longest, TOKEN_STEP))
+        settings = self._rows.settings(len(q.at), self._decoder.config.vocab_size, device)
+        forced = torch.as_tensor(q.force, device=device) if self._special and (q.force >= 0).any() else None
+        drawn = draw(logits, torch.as_tensor(q.uniform, device=device), settings, forced)
+        ids, logprobs, entropies = (t.cpu().numpy() for t in drawn)
+        return ids, logprobs, entropies
+
+    def _place(self, request: Request, level: dict[int, int]) -> _Fill | None:
+        """Chooses a slot, enters the request and says what must be computed; None when all slots are running."""
+        books, n = self._slots, len(request.prompt)
+        matches = books.matches(request.prompt[:-1])
+        slot = books.choose(request.params.cache_key, matches)
+        if slot is None:
+            return None
+        end = min(n + request.params.max_tokens, self._context)
+        self._make_room(slot + 1, end + 1)
+        start, source, depth = (int(matches[slot]) if slot < len(matches) else 0), None, 0
+        best = int(matches.argmax()) if len(matches) else slot
+        if best < len(matches) and matches[best] >= start + WORTH:
+            start, source, depth = int(matches[best]), best, level.get(best, -1) + 1
+        self.counters.evicted += books.take(slot, request.params.cache_key)
+        level[slot] = depth
+        books.ids[slot, :n] = request.prompt
+        books.filled[slot], books.begin[slot], books.end[slot] = n - 1, n, end
+        books.uniforms[slot, n:end] = uniforms(request.params.seed, end - n)
+        self._cache.show(slot, n - 1)
+        self._rows.set(slot, request.params)
+        request.slot, request.cached, request.version = slot, start, self.version
+        self.running[slot] = request
+        if request.special:
+            self._special.append(request)
+        self.counters.reused += start
+        self.counters.prefilled += n - 1 - start
+        return _Fill(Range(slot, start, n - 1), source, depth)
+
+    def _end(self, slot: int, stopped: bool) -> tuple[Request, Completion]:
+        """Takes a finished request out and reports it."""
+        request, books = self.running[slot], self._slots
+        begin, end = int(books.begin[slot]), int(books.filled[slot]) + 1
+        said = slice(begin, end)
+        full = Finish.length if end - begin >= request.params.max_tokens else Finish.context
+        completion = Completion(
+            ids=tuple(books.ids[slot, said].tolist()),
+            sampled=tuple((~books.forced[slot, said]).tolist()),
+            logprobs=tuple(books.logprobs[slot, said].tolist()),
+            entropies=tuple(books.entropies[slot, said].tolist()),
+            finish=Finish.stop if stopped else full,
+            version=(request.version, self.version),
+            prompt_crc=prompt_crc(request.prompt.tolist()),
+            cached_tokens=request.cached,
+        )
+        self.drop(request)
+        return request, completion
+
+    def _refresh(self) -> None:
+        """Computes running sequences again after the weights changed."""
+        stale, self._stale = sorted(self._stale), set()
+        self._compute([Range(slot, 0, int(self._slots.filled[slot])) for slot in stale])
+
+    def _compute(self, ranges: list[Range]) -> None:
+        for pieces in passes(ranges, list(self._slots.ids), self._chunk, self._pass_tokens):
+            self.forward.prefill(self._cache, pieces)
+
+    def _make_room(self, slots: int, tokens: int) -> None:
+        """Grows cache and books together."""
+        self._cache.reserve(slots, tokens)
+        count = min(self._cache.slots, self._limit)
+        if (count, self._cache.capacity) != self._slots.ids.shape:
+            self._slots.grow(count, self._cache.capacity)
+            self._rows.grow(count)
+
+    def _swap(self, a: int, b: int) -> None:
+        """Exchanges two slots everywhere."""
+        longest = int(max(self._slots.filled[a], self._slots.filled[b]))
+        self._cache.swap(a, b, longest)
+        self._slots.swap(a, b)
+        self._rows.swap(a, b)
+        moved = {b: self.running.pop(a, None), a: self.running.pop(b, None)}
+        for slot, request in moved.items():
+            if request is not None:
+                self.running[slot], request.slot = request, slot
