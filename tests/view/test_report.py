@@ -15,7 +15,7 @@ import synthetic_run
 from phronesis.errors import RunFolderError
 from phronesis.evals.pick import pick
 from phronesis.evals.statistics import wilson
-from phronesis.records import Message, Reply, TextPart, ToolCall
+from phronesis.records import Component, Message, Reply, TextPart, ToolCall
 from phronesis.store import Run as StoredRun
 from phronesis.train.metrics import METRICS
 from phronesis.view.alarms import findings
@@ -228,6 +228,16 @@ def test_rewards_stand_at_the_turn_that_earned_them(finished: Path):
     assert text.index("early") < text.index("<b>turn 2</b>")
 
 
+def test_a_turn_that_could_not_be_parsed_is_shown_as_written():
+    episode = synthetic_run.Player(0.9, synthetic_run.tokenizer()).episode("a", 1, 1)
+    turn = msgspec.structs.replace(episode.turns[0], completion=(72, 105), parse_error="never closed", spans=())
+    reply = Reply(errors=("malformed_call", "malformed_call", "unknown_tool"))
+    broken = msgspec.structs.replace(episode, turns=(msgspec.structs.replace(turn, reply=reply),))
+    text = Reader(chat(broken, Setting(run="r", decode=lambda i: chr(i)), "x")).text
+    assert "could not be parsed: never closed" in text and "as writtenHi" in text
+    assert "mistake: malformed_call × 2" in text and "mistake: unknown_tool" in text
+
+
 def test_branches_say_where_they_continue():
     episode = synthetic_run.Player(0.9, synthetic_run.tokenizer()).episode("a", 1, 1)
     forked = msgspec.structs.replace(episode.turns[1], parent=0)
@@ -391,6 +401,24 @@ def test_improvement_needs_separate_intervals(tmp_path: Path, before: tuple[int,
     sides = {"heldout_before": before, "heldout_after": after}
     run = Run(tmp_path, summary={k: {"success": c / n, "n": n} for k, (c, n) in sides.items()})
     assert alarm(run, "Held-out improvement") == level
+
+
+def test_pairing_decides_where_separate_intervals_cannot(tmp_path: Path):
+    player = synthetic_run.Player(0.5, synthetic_run.tokenizer())
+    sides = {"before": [], "after": []}
+    for i in range(40):  # the same task scores 0 before and 1 after in 8 of 40 pairs, and never the other way
+        for side in sides:
+            right = i < 12 or (side == "after" and i < 20)
+            played = player.episode(f"{side}-{i}", i, i)
+            reward = msgspec.structs.replace(played.reward, components=(Component(name="success", score=float(right)),))
+            sides[side].append(msgspec.structs.replace(played, reward=reward))
+    summary = {"heldout_before": {"success": 0.3, "n": 40}, "heldout_after": {"success": 0.5, "n": 40}}
+    run = Run(tmp_path, summary=summary)
+    assert alarm(run, "Held-out improvement") == "alarm"  # 18 to 45 % against 35 to 65 %
+    run.episodes = sides
+    assert alarm(run, "Held-out improvement") == "ok"
+    run.episodes = {"before": sides["after"], "after": sides["before"]}
+    assert alarm(run, "Held-out improvement") == "alarm"
 
 
 def test_memorising_is_an_alarm(tmp_path: Path):

@@ -11,7 +11,7 @@ from typing import Literal, NamedTuple
 
 from phronesis.train.metrics import undefined
 from phronesis.view.folder import Run
-from phronesis.view.outcome import outcome
+from phronesis.view.outcome import outcome, paired
 from phronesis.view.quantity import number, percent
 
 Level = Literal["alarm", "note", "ok", "unknown"]
@@ -59,15 +59,18 @@ def _improved(run: Run) -> Finding:
     before, after = outcome(run.summary, "heldout_before"), outcome(run.summary, "heldout_after")
     if before is None or after is None:
         return Finding(name, "unknown", "no held-out evaluation before and after; whether the agent improved is not known")
-    if after.high < before.low:
-        return Finding(name, "alarm", "held-out success fell: compare the learning rate and the reward with what was intended")
-    if after.low <= before.high:
+    pairs = paired(run, run.success)
+    if pairs is not None:
+        rose, fell, how = pairs.low > 0, pairs.high < 0, "the paired 95 % interval of the difference"
+    else:
+        rose, fell, how = after.low > before.high, after.high < before.low, "the 95 % intervals before and after"
+    if fell:
         return Finding(
-            name,
-            "alarm",
-            "the 95 % intervals before and after overlap, so no improvement is shown: train longer or evaluate more episodes",
+            name, "alarm", f"held-out success fell ({how}): compare the learning rate and the reward with what was meant"
         )
-    return Finding(name, "ok", "the 95 % intervals before and after do not overlap")
+    if not rose:
+        return Finding(name, "alarm", f"no improvement is shown ({how}): train longer or evaluate more episodes")
+    return Finding(name, "ok", f"held-out success rose ({how})")
 
 
 def _gap(run: Run) -> Finding:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import shlex
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -164,14 +165,13 @@ def _call(call: ToolCall) -> Html:
 
 def _said(message: Message, answer: bool = False) -> list[Html]:
     parts: list[Html] = []
+    kind = "answer" if answer else "say"
     if message.thought:
         parts.append(_bubble("think", "think", _text(message.thought)))
     elif message.thought == "":
         parts.append(_bubble("think", "think", tag("em", "empty", class_="quiet")))
     if message.content and message.text.strip():
-        parts.append(
-            _bubble("answer" if answer or not message.tool_calls else "say", "answer" if answer else "say", *_parts(message))
-        )
+        parts.append(_bubble(kind, kind, *_parts(message)))
     if message.tool_calls:
         parts.append(_bubble("act", "act", *(_call(c) for c in message.tool_calls)))
     return parts
@@ -204,11 +204,12 @@ def _cost(turn: Turn, k: int) -> list[str]:
 def _spoken(turn: Turn, setting: Setting) -> list[Html]:
     body: list[Html] = []
     if turn.action is not None:
-        body += _said(turn.action, answer=any(s.kind == "answer" for s in turn.spans))
-    elif setting.decode is not None:
-        body.append(_bubble("say", "unparsed", _text("".join(setting.decode(i) for i in turn.completion))))
+        done = turn.reply is not None and turn.reply.done
+        body += _said(turn.action, answer=done or any(s.kind == "answer" for s in turn.spans))
     if turn.parse_error is not None:
         body.append(tag("p", f"could not be parsed: {turn.parse_error}", class_="error"))
+    if setting.decode is not None and (turn.action is None or turn.parse_error is not None):
+        body.append(_bubble("written", "as written", _text("".join(setting.decode(i) for i in turn.completion))))
     if turn.finish.value != "stop":
         body.append(tag("p", f"completion ended by {turn.finish.value}", class_="error"))
     return body
@@ -218,7 +219,8 @@ def _answered(turn: Turn) -> list[Html]:
     if turn.reply is None:
         return [tag("p", "no reply", class_="quiet")]
     body = [_given(m) for m in turn.reply.messages]
-    body += [tag("span", f"mistake: {e}", class_="chip bad") for e in turn.reply.errors]
+    for mistake, times in Counter(turn.reply.errors).items():
+        body.append(tag("span", f"mistake: {mistake}" + (f" × {times}" if times > 1 else ""), class_="chip bad"))
     if turn.reply.reward is not None:
         body.append(tag("span", f"environment reward {signed(turn.reply.reward)}", class_="chip"))
     return body
