@@ -7,8 +7,10 @@ import contextlib
 import json
 import shlex
 import shutil
+import signal
 import sys
-from collections.abc import Awaitable, Mapping, Sequence
+import threading
+from collections.abc import Awaitable, Generator, Mapping, Sequence
 from typing import Annotated, TypeVar, cast
 
 import msgspec
@@ -41,7 +43,7 @@ HELP = """\
     epilog=examples(
         "phronesis play guess",
         "phronesis play ledger --task 7 --split heldout",
-        "phronesis play frozenlake size=4",
+        "phronesis play frozenlake map_name=8x8",
         "phronesis play my_pkg.my_env:make",
         "echo 'guess 5' | phronesis play guess --json",
     )
@@ -103,7 +105,8 @@ class Person:
         while True:
             if not self.as_json and sys.stdin.isatty():
                 print("> ", end="", flush=True)
-            line = sys.stdin.readline()
+            with _interruptible():
+                line = sys.stdin.readline()
             text = line.strip()
             if not line or text == "/quit":
                 self.gave_up = True
@@ -124,7 +127,7 @@ class Person:
             say_json(
                 {
                     "task": episode.task.id,
-                    "stop": episode.stop,
+                    "gave_up": self.gave_up,
                     "turns": len(episode.turns),
                     "reward": value,
                     "success": success,
@@ -142,6 +145,19 @@ class Person:
             say(f"  {part.name}{when}: {score_text}{' (for people only)' if part.audit else ''}{answer}{why}")
         shown = "not scored" if value is None else f"score {value:g} ({'success' if success else 'no success'})"
         say(f"{shown} after {len(episode.turns)} turns of at most {spec.max_turns}{', gave up' if self.gave_up else ''}")
+
+
+@contextlib.contextmanager
+def _interruptible() -> Generator[None]:
+    """Lets Ctrl-C end a read at once; inside asyncio it would only cancel a task, after the read."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 async def take_place(spec: EnvSpec, task: Task, seed: int, person: Person) -> Episode:
@@ -167,7 +183,7 @@ async def take_place(spec: EnvSpec, task: Task, seed: int, person: Person) -> Ep
     finally:
         with contextlib.suppress(Exception):  # the verdict matters more than the tidying up
             await env.close()
-    episode = as_episode(task, seed, opening, actions, replies)
+    episode = as_episode(task, seed, opening, actions=actions, replies=replies)
     return msgspec.structs.replace(episode, reward=await _foreign("rubric.score", reward_of(spec, episode)))
 
 
