@@ -31,12 +31,14 @@ COLUMNS = (
 """The console line of a training step: is there a signal, is the update sane, what does it cost."""
 
 PHASES = {
-    "make": "make the policy",
     "prime": "prime by supervised learning",
-    "before": "evaluate before",
     "train": "reinforcement learning",
-    "after": "evaluate after",
-    "swapped": "evaluate with swapped thoughts",
+    "heldout_before": "evaluate before",
+    "heldout_before_greedy": "evaluate before, greedily",
+    "heldout_after": "evaluate after",
+    "heldout_after_greedy": "evaluate after, greedily",
+    "heldout_swapped": "evaluate with swapped thoughts",
+    "evaluate": "evaluate",
 }
 """What a phase is called in front of a person."""
 

@@ -109,6 +109,7 @@ class _Job:
         self._took("make", began)
         if shown.conversations:
             self._prime(policy, shown)
+            policy = seat(self.config, tokenizer, decoder)  # version 0 starts reinforcement learning; version = steps done
         self._save(policy, 0)
         return policy, 0
 
@@ -139,7 +140,6 @@ class _Job:
             self.listener(Progress(phase="prime", done=step.step, total=step.steps, values=values))
 
         fit(policy.decoder, encode_all(shown.conversations, policy.chat), prime.supervised, told)
-        policy.engine.advance()
         self._took("prime", began)
 
     async def _train(self, policy: Seat, start: int) -> None:
