@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import tensor
 
-from phronesis.losses import NO_MISMATCH, kl_k1, kl_k2, kl_k3, mismatch
+from phronesis.losses import NO_MISMATCH, kl_k1, kl_k2, kl_k3, measure_mismatch
 
 
 def f64(values):
@@ -43,7 +43,7 @@ def test_kl_expected_gradients_as_a_loss():
 
 def test_mismatch_worked_numbers():
     log_rho = f64([0.05, -0.2, 0.4, 0.0])
-    found = mismatch(log_rho, torch.zeros(4), bound=0.1)
+    found = measure_mismatch(log_rho, torch.zeros(4), bound=0.1)
     assert found.k1 == pytest.approx(-0.0625)
     assert found.k3 == pytest.approx(0.027956636773819068)
     assert found.chi2 == pytest.approx(0.2502579731509387)
@@ -55,22 +55,22 @@ def test_mismatch_worked_numbers():
 
 
 def test_mismatch_of_three_ratios():
-    found = mismatch(f64([0.5, 1.0, 2.0]).log(), torch.zeros(3))
+    found = measure_mismatch(f64([0.5, 1.0, 2.0]).log(), torch.zeros(3))
     assert (found.ess, found.chi2) == pytest.approx((2.333333333, 0.75))
 
 
 @given(st.lists(st.floats(-2, 2), min_size=1, max_size=12), st.integers(0, 12))
 def test_mismatch_of_parts_is_that_of_the_whole(values, cut):
-    whole = mismatch(f64(values), torch.zeros(len(values)))
-    parts = mismatch(f64(values[:cut]), torch.zeros(len(values[:cut])))
-    parts = parts.merge(mismatch(f64(values[cut:]), torch.zeros(len(values[cut:]))))
+    whole = measure_mismatch(f64(values), torch.zeros(len(values)))
+    parts = measure_mismatch(f64(values[:cut]), torch.zeros(len(values[:cut])))
+    parts = parts.merge(measure_mismatch(f64(values[cut:]), torch.zeros(len(values[cut:]))))
     assert tuple(parts) == pytest.approx(tuple(whole))
 
 
 def test_mismatch_ignores_masked_and_survives_nan():
     nan = float("nan")
-    masked = mismatch(f64([0.1, nan]), f64([0.0, 0.0]), tensor([True, False]))
+    masked = measure_mismatch(f64([0.1, nan]), f64([0.0, 0.0]), tensor([True, False]))
     assert masked.tokens == 1 and masked.max_abs == pytest.approx(0.1)
-    assert math.isinf(mismatch(f64([nan]), f64([0.0])).max_abs)
-    assert mismatch(f64([]), f64([])) == NO_MISMATCH
+    assert math.isinf(measure_mismatch(f64([nan]), f64([0.0])).max_abs)
+    assert measure_mismatch(f64([]), f64([])) == NO_MISMATCH
     assert NO_MISMATCH.k3 == 0 and NO_MISMATCH.ess_share == 1

@@ -278,6 +278,11 @@ def test_bf16_is_close(decoder, batch):
     assert all(p.dtype == torch.float32 for p in decoder.parameters())
 
 
+def test_half_precision_weights_are_refused(decoder):
+    with pytest.raises(ConfigError, match="float32"):
+        Learner(decoder.bfloat16(), LearnerConfig())
+
+
 def test_entropy_bonus_raises_entropy(decoder):
     batch = make_batch(decoder, config=BatchConfig(drop_silent=False))
     config = LearnerConfig(

@@ -12,7 +12,7 @@ from phronesis.losses.aggregation import (
 from phronesis.losses.inputs import LossInputs, LossOutput, Totals, log_ratio, totals_of
 from phronesis.losses.kl import kl_k1, kl_k2, kl_k3
 from phronesis.losses.loss import AnyObjective, Loss, LossConfig, evaluate
-from phronesis.losses.mismatch import NO_MISMATCH, Mismatch, mismatch
+from phronesis.losses.mismatch import NO_MISMATCH, Mismatch, measure_mismatch
 from phronesis.losses.policy_gradient import Objective, PPOClipLoss, ReinforceLoss, TokenTerms, ppo_clip, reinforce
 from phronesis.losses.supervised import SupervisedLoss, negative_log_likelihood
 
@@ -42,7 +42,7 @@ __all__ = [
     "kl_k2",
     "kl_k3",
     "log_ratio",
-    "mismatch",
+    "measure_mismatch",
     "negative_log_likelihood",
     "ppo_clip",
     "reinforce",

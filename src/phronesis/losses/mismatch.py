@@ -88,7 +88,9 @@ NO_MISMATCH = Mismatch(0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0)
 """Of no tokens; the neutral element of `merge`."""
 
 
-def mismatch(logp_old_N: Tensor, logp_infer_N: Tensor, mask_N: Tensor | None = None, *, bound: float = 0.05) -> Mismatch:
+def measure_mismatch(
+    logp_old_N: Tensor, logp_infer_N: Tensor, mask_N: Tensor | None = None, *, bound: float = 0.05
+) -> Mismatch:
     """Compares learner and sampler over the mask (before anything is rejected).   Formula [mismatch-metrics].
 
     rho = [.5, 1, 2]: ess 2.333333, chi2 .75. log rho = [.05, -.2, .4, 0]: k1 -.0625, k3 .027957, largest .4.

@@ -18,7 +18,7 @@ from msgspec import Struct
 from torch import Tensor
 
 from phronesis.errors import ConfigError, MismatchError, TrainingError
-from phronesis.losses import NO_MISMATCH, Loss, LossConfig, Mismatch, mismatch
+from phronesis.losses import NO_MISMATCH, Loss, LossConfig, Mismatch, measure_mismatch
 from phronesis.models.decoder import Decoder
 from phronesis.records import Batch
 from phronesis.seeding import rng, stream
@@ -145,6 +145,8 @@ class Learner:
     decoder sees them at once (tell it with `Versioned.advance`)."""
 
     def __init__(self, decoder: Decoder, config: LearnerConfig):
+        if decoder.dtype != torch.float32:
+            raise ConfigError(f"the weights are {decoder.dtype}, training needs float32; use precision bf16 for bf16 products")
         self.decoder, self.config = decoder, config
         self.stepper = Stepper(decoder.named_parameters(), config.optimizer, config.schedule)
         self.updates = 0
@@ -253,7 +255,7 @@ class Learner:
 
     def _compare(self, seen: Mismatch, old_K: Tensor, part: Packed) -> Mismatch:
         config = self.config
-        found = mismatch(old_K, part.logp_infer_K, bound=config.mismatch_warn)
+        found = measure_mismatch(old_K, part.logp_infer_K, bound=config.mismatch_warn)
         if found.max_abs > config.mismatch_error:
             raise MismatchError(
                 f"recomputed and recorded log-probabilities differ by up to {found.max_abs:.3g} nats (bound "
