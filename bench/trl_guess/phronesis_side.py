@@ -14,6 +14,7 @@ import tempfile
 import time
 from importlib.metadata import version
 from pathlib import Path
+from statistics import fmean
 
 import torch
 from phronesis.engine.embedded import EmbeddedEngine
@@ -22,6 +23,7 @@ from bench.trl_guess.game import CALLS, GROUP, QUESTION, secrets
 from phronesis.chat.detect import format_for
 from phronesis.credit.advantages import GroupMean
 from phronesis.credit.build import CreditConfig
+from phronesis.credit.gigpo import GiGPOCredit
 from phronesis.credit.trajectory import TrajectoryCredit
 from phronesis.credit.turns import TurnReturnCredit
 from phronesis.data.sources import SpecTasks
@@ -43,10 +45,12 @@ from phronesis.train.optimizer import AdamWConfig
 
 CREDITS: dict[str, CreditConfig] = {
     "speed": TrajectoryCredit(baseline=GroupMean()),
-    "learning": TurnReturnCredit(gamma=1.0, pool="turn"),
+    "learning": GiGPOCredit(omega=1.0, gamma=1.0),
+    "learning-turn": TurnReturnCredit(gamma=1.0, pool="state"),
+    "learning-trajectory": TrajectoryCredit(baseline=GroupMean()),
 }
 """Recipe -> who earned the reward: the peer's rule for the comparison of cost, turn credit for learning."""
-RATES = {"speed": 1e-6, "learning": 1e-3}
+RATES = {"learning-turn": 1e-3, "learning-trajectory": 1e-3, "speed": 1e-6, "learning": 1e-3}
 """Recipe -> AdamW's learning rate; 1e-6 keeps the policy where it started."""
 HORIZON = 100
 """Constant in the loss's denominator, tokens."""
@@ -87,7 +91,7 @@ def measure(checkpoint: Path, recipe: str, rollouts: int, steps: int, lr: float,
     entries: list[dict[str, float]] = []
     clock = [time.process_time(), time.perf_counter()]
 
-    def after_step(_: int, metrics: dict[str, float]) -> None:
+    async def after_step(_: int, metrics: dict[str, float]) -> None:
         cpu, wall = time.process_time(), time.perf_counter()
         entries.append(
             {
@@ -100,6 +104,8 @@ def measure(checkpoint: Path, recipe: str, rollouts: int, steps: int, lr: float,
             }
             | {k: metrics[k] for k in ("update/grad_norm", "mismatch/kl", "mismatch/max_logprob_difference") if k in metrics}
         )
+        if len(entries) % 10 == 0:
+            print(f"step {len(entries)}: reward {fmean(e['reward'] for e in entries[-10:]):.3f}", file=sys.stderr, flush=True)
         clock[:] = [time.process_time(), time.perf_counter()]
 
     with tempfile.TemporaryDirectory() as folder, Run.create(Path(folder) / "run", config) as run:
