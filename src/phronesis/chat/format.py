@@ -18,7 +18,8 @@ class Extension(NamedTuple):
     ids: tuple[int, ...]
     """Appended to prompt + completion; the whole new prompt when `restart`."""
     restart: bool
-    """True when the history was rewritten (a thought was dropped), so that a new branch must begin at a root."""
+    """True when the history was rewritten (a thought was dropped), so that a new branch must begin at a root. Only then is
+    the text of past messages, sampled ones included, encoded again; its ids may differ from those sampled."""
 
 
 class Parsed(NamedTuple):
@@ -56,6 +57,7 @@ class ChatFormat(Protocol):
 
         Args:
             history: every message so far, the last one being `completion` parsed.
+            tools: what `open` was given; they matter only on a restart. Other tools need a new `open`.
             completion: the ids really sampled.
             new: messages to add, at least one.
         """

@@ -176,7 +176,8 @@ class Template:
             raise TemplateError(f"the chat template refuses messages with roles {roles!r}: {fault}") from fault
 
     def encode(self, text: str) -> tuple[int, ...]:
-        """Ids of `text`, special tokens recognised, none added.
+        """Ids of `text`, special tokens recognised, none added. Text that spells a control token becomes one, also inside a
+        message, exactly as with the tokenizer's own `apply_chat_template`.
 
         Where the tokenizer allows it the text is cut at added tokens, as the tokenizer itself does first, and the short
         pieces between them are remembered: of a new message only its own text costs anything.
