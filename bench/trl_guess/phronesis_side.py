@@ -17,7 +17,6 @@ from pathlib import Path
 from statistics import fmean
 
 import torch
-from phronesis.engine.embedded import EmbeddedEngine
 
 from bench.trl_guess.game import CALLS, GROUP, QUESTION, secrets
 from phronesis.chat.detect import format_for
@@ -27,6 +26,7 @@ from phronesis.credit.gigpo import GiGPOCredit
 from phronesis.credit.trajectory import TrajectoryCredit
 from phronesis.credit.turns import TurnReturnCredit
 from phronesis.data.sources import SpecTasks
+from phronesis.engine.embedded import EmbeddedEngine
 from phronesis.env import EnvSpec
 from phronesis.envs.guess_game import GuessNumber
 from phronesis.envs.trl_style import Hooks, from_class
