@@ -56,8 +56,10 @@ def draw(logits_RV: Tensor, uniform_R: Tensor, settings: Settings, forced_R: Ten
     """
     scaled = logits_RV if settings.temperature_R1 is None else logits_RV / settings.temperature_R1
     logp = torch.log_softmax(scaled, -1)
-    if settings.top_k_R1 is not None or settings.top_p_R1 is not None or settings.min_p_R1 is not None:
-        logp = torch.log_softmax(logp.masked_fill(~_kept(logp, settings), -torch.inf), -1).clamp_(min=FLOOR)
+    kept = _kept(logp, settings)
+    if kept is not None:
+        left = torch.log_softmax(logp.masked_fill(~kept, -torch.inf), -1).clamp_(min=FLOOR)
+        logp = torch.where(kept.all(-1, keepdim=True), logp, left)  # a row without filters must not notice its neighbours'
     probabilities = logp.exp()
     wide = logits_RV.shape[1] > 4096
     mass = probabilities.cumsum(-1, dtype=torch.float64 if wide else torch.float32)
@@ -71,22 +73,25 @@ def draw(logits_RV: Tensor, uniform_R: Tensor, settings: Settings, forced_R: Ten
     return Draw(ids, chosen, probabilities.mul_(logp).sum(-1).neg_())
 
 
-def _kept(logp: Tensor, settings: Settings) -> Tensor:
-    """Which ids survive the filters `[R, V]`; at least one per row does."""
-    kept = torch.ones_like(logp, dtype=torch.bool)
-    if settings.top_k_R1 is not None or settings.top_p_R1 is not None:
-        ordered, order = torch.sort(logp, dim=-1, descending=True, stable=True)
-        stays = torch.ones_like(kept)
-        if settings.top_k_R1 is not None:
-            stays = torch.arange(logp.shape[1], device=logp.device)[None] < settings.top_k_R1
-            ordered = torch.log_softmax(ordered.masked_fill(~stays, -torch.inf), -1)
-        if settings.top_p_R1 is not None:
-            p = ordered.exp()
-            before = p.cumsum(-1) - p
-            stays = stays & (before < settings.top_p_R1)
-            stays[:, 0] = True
-        kept = torch.zeros_like(kept).scatter_(1, order, stays)
+def _kept(logp: Tensor, settings: Settings) -> Tensor | None:
+    """Which ids survive the filters `[R, V]`, at least one a row; None when no row has a filter."""
+    kept: Tensor | None = None
     if settings.min_p_R1 is not None:
-        # a filtered top id cannot be: it is the likeliest of its row
-        kept &= logp >= logp.amax(-1, keepdim=True) + settings.min_p_R1.log()
-    return kept
+        kept = logp >= logp.amax(-1, keepdim=True) + settings.min_p_R1.log()
+    if settings.top_k_R1 is None and settings.top_p_R1 is None:
+        return kept
+    ordered, order = torch.sort(logp, dim=-1, descending=True, stable=True)
+    stays = torch.ones_like(logp, dtype=torch.bool)
+    p = ordered.exp()
+    mass = p.cumsum(-1)
+    total = torch.ones_like(mass[:, :1])
+    if settings.top_k_R1 is not None:
+        stays = torch.arange(logp.shape[1], device=logp.device) < settings.top_k_R1
+        total = torch.where(
+            settings.top_k_R1 < logp.shape[1], mass.gather(1, settings.top_k_R1.clamp(max=logp.shape[1]) - 1), total
+        )
+    if settings.top_p_R1 is not None:
+        stays = stays & ((mass - p < settings.top_p_R1 * total) | (settings.top_p_R1 >= 1))
+        stays[:, 0] = True
+    chosen = torch.zeros_like(stays).scatter_(1, order, stays)
+    return chosen if kept is None else kept & chosen
