@@ -69,7 +69,7 @@ def play(
     if task < 0 or (size is not None and task >= size):
         raise ConfigError(f"--task {task!r}: split {split!r} of {spec.name!r} has tasks 0 to {size - 1 if size else '...'}")
     person = Person(as_json)
-    episode = asyncio.run(take_place(spec, spec.task(split, task), seed, person))
+    episode = asyncio.run(_game(spec, spec.task(split, task), seed, person))
     person.verdict(spec, episode)
 
 
@@ -105,8 +105,7 @@ class Person:
         while True:
             if not self.as_json and sys.stdin.isatty():
                 print("> ", end="", flush=True)
-            with _interruptible():
-                line = sys.stdin.readline()
+            line = sys.stdin.readline()
             text = line.strip()
             if not line or text == "/quit":
                 self.gave_up = True
@@ -149,7 +148,7 @@ class Person:
 
 @contextlib.contextmanager
 def _interruptible() -> Generator[None]:
-    """Lets Ctrl-C end a read at once; inside asyncio it would only cancel a task, after the read."""
+    """Lets Ctrl-C end the game at once; inside asyncio it would only cancel a task, after the person's next line."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -158,6 +157,11 @@ def _interruptible() -> Generator[None]:
         yield
     finally:
         signal.signal(signal.SIGINT, before)
+
+
+async def _game(spec: EnvSpec, task: Task, seed: int, person: Person) -> Episode:
+    with _interruptible():
+        return await take_place(spec, task, seed, person)
 
 
 async def take_place(spec: EnvSpec, task: Task, seed: int, person: Person) -> Episode:
