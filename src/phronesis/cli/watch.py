@@ -20,13 +20,11 @@ logger = logging.getLogger("phronesis.cli")
 
 COLUMNS = (
     Column("reward/mean", "reward", "6.3f"),
-    Column("success/rate", "success", "6.1%"),
-    Column("signal/zero_variance", "no signal", "6.1%"),
-    Column("policy/entropy", "entropy", "6.3f"),
-    Column("update/kl_k3", "kl", "8.1e"),
-    Column("mismatch/max_logprob_difference", "max dlogp", "8.1e"),
-    Column("episode/turns", "turns", "5.1f"),
-    Column("time/step", "s", "6.2f"),
+    Column("success/rate", "success", "4.0%"),
+    Column("signal/zero_variance", "flat", "4.0%"),
+    Column("policy/entropy", "entropy", "5.2f"),
+    Column("mismatch/max_logprob_difference", "dlogp", "5.0e"),
+    Column("time/step", "s", "5.1f"),
 )
 """The console line of a training step: is there a signal, is the update sane, what does it cost."""
 
