@@ -13,7 +13,7 @@ from phronesis.models.tiny import TinyModel
 from phronesis.rollout.limits import Limits
 from phronesis.train.config import EnvChoice, EvalConfig, ModelConfig, PrimeConfig, RunConfig
 from phronesis.train.learner import LearnerConfig
-from phronesis.train.optimizer import AdamWConfig, Constant, MuonConfig
+from phronesis.train.optimizer import AdamWConfig, Linear, MuonConfig
 from phronesis.train.supervised import SupervisedConfig
 
 
@@ -28,27 +28,28 @@ def quickstart() -> RunConfig:
         name="quickstart",
         env=EnvChoice(name="ledger"),
         model=ModelConfig(
-            tiny=TinyModel(width=64, layers=3, heads=2, kv_heads=2, head_dim=32, mlp_width=192, embed_std=0.2),
+            tiny=TinyModel(width=64, layers=4, heads=2, kv_heads=2, head_dim=32, mlp_width=192, embed_std=0.4),
             vocab_size=512,
         ),
-        limits=Limits(max_turns=12, max_turn_tokens=48),
+        limits=Limits(max_turns=14, max_turn_tokens=48),
         prime=PrimeConfig(
-            demonstrations=3000,
+            demonstrations=3500,
             supervised=SupervisedConfig(
-                batch_tokens=1300,
-                optimizer=MuonConfig(lr=0.02, rest=AdamWConfig(lr=3e-3)),
+                batch_tokens=1000,
+                optimizer=MuonConfig(lr=0.03, rest=AdamWConfig(lr=5e-3)),
                 decay="linear",
                 final=0.05,
             ),
         ),
-        steps=40,
+        steps=60,
         groups=8,
         group_size=8,
         credit=GiGPOCredit(omega=1.0, gamma=1.0),
         learner=LearnerConfig(
             loss=LossConfig(objective=PPOClipLoss(eps_low=0.2, eps_high=0.28), aggregation=TokenMean()),
-            optimizer=AdamWConfig(lr=6e-4),
-            schedule=Constant(warmup=3),
+            optimizer=AdamWConfig(lr=8e-4),
+            schedule=Linear(steps=120, warmup=3, final=0.1),
+            epochs=2,
         ),
         evaluation=EvalConfig(tasks=512),
     )

@@ -64,5 +64,7 @@ def seat(config: RunConfig, tokenizer: PreTrainedTokenizerBase, decoder: Decoder
             f"the tokenizer has {len(tokenizer)} ids, the model {decoder.config.vocab_size}; use the tokenizer it was made with"
         )
     chat = format_for(tokenizer, config.model.retention)
-    engine = EmbeddedEngine(decoder, version=version)
+    engine = EmbeddedEngine(decoder, decode=lambda ids: str(tokenizer.decode(list(ids))))
+    for _ in range(version):
+        engine.advance()
     return Seat(tokenizer, chat, decoder, Learner(decoder, config.learner), engine)

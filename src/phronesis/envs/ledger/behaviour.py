@@ -19,15 +19,15 @@ from phronesis.records import Message, TextPart, ToolCall
 class Habits(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """How often the book-keeper does what; all in [0, 1]."""
 
-    retry: float = 0.6
+    retry: float = 0.65
     """Asks again after "busy" (else counts the account as 0)."""
-    follow: float = 0.6
+    follow: float = 0.65
     """Follows a redirect (else counts the account as 0)."""
-    slip: float = 0.1
+    slip: float = 0.02
     """Writes a total that is off by one after adding."""
-    forget: float = 0.15
-    """Answers before the last account was asked."""
-    check: float = 0.1
+    forget: float = 0.12
+    """Leaves one account out of its list."""
+    check: float = 0.05
     """Looks up one account again before answering, and leaves the total as it is."""
 
 
@@ -36,55 +36,55 @@ PERFECT = Habits(retry=1.0, follow=1.0, slip=0.0, forget=0.0, check=0.0)
 
 
 class Bookkeeper:
-    """One scripted episode: give it each reply, get the next assistant message."""
+    """One scripted episode: give it each reply, get the next assistant message.
+
+    The think block is its working memory: the total so far and the accounts left, the current one first, e.g.
+    ``total 5, left "jade" "opal"``.
+    """
 
     def __init__(self, asked: tuple[str, ...], habits: Habits, source: random.Random) -> None:
         self._habits, self._source = habits, source
-        self._todo = list(asked[:-1] if len(asked) > 1 and source.random() < habits.forget else asked)
+        self._left = list(asked)
+        if len(asked) > 1 and source.random() < habits.forget:
+            self._left.pop(source.randrange(len(asked)))
         self._asked = asked
         self._total = 0
-        self._current: str | None = None
         self._checking = False
         self._calls = 0
 
     def start(self) -> Message:
         """The first message."""
-        return self._call(self._todo.pop(0))
+        return self._speak()
 
     def next(self, reply: str) -> Message:
         """The message that follows a look-up's answer."""
         if self._checking:
-            return self._answer()
-        target = self._read(reply)
-        if target is not None:
-            return self._call(target)
-        if self._todo:
-            return self._call(self._todo.pop(0))
-        if self._source.random() < self._habits.check:
-            self._checking = True
-            return self._call(self._source.choice(self._asked))
-        return self._answer()
+            self._left.clear()
+        else:
+            self._read(reply)
+            if not self._left and self._source.random() < self._habits.check:
+                self._checking = True
+                self._left.append(self._source.choice(self._asked))
+        return self._speak()
 
-    def _read(self, reply: str) -> str | None:
-        """Adds what the reply says; the name to ask next about the same account, if any."""
-        if "busy" in reply:
-            return self._current if self._source.random() < self._habits.retry else None
-        if moved := re.search(r'renamed to "(\w+)"', reply):
-            return moved.group(1) if self._source.random() < self._habits.follow else None
+    def _read(self, reply: str) -> None:
+        """Updates the total and what is left from what the ledger said."""
+        if "busy" in reply and self._source.random() < self._habits.retry:
+            return
+        if (moved := re.search(r'renamed to "(\w+)"', reply)) and self._source.random() < self._habits.follow:
+            self._left[0] = moved.group(1)
+            return
+        self._left.pop(0)
         if amount := re.search(r"amount (\d+)", reply):
             self._total += int(amount.group(1))
             if self._source.random() < self._habits.slip:
                 self._total = max(0, self._total + self._source.choice((-1, 1)))
-        return None
 
-    def _call(self, name: str) -> Message:
-        self._current = name
+    def _speak(self) -> Message:
+        left = " ".join(f'"{name}"' for name in self._left)
+        thought = f"total {self._total}, left {left}" if left else f"total {self._total}"
+        if not left:
+            return Message(role="assistant", thought=thought, content=(TextPart(text=str(self._total)),))
         self._calls += 1
-        call = ToolCall(id=f"call_{self._calls - 1}_0", name="lookup", arguments={"name": name})
-        return Message(role="assistant", thought=self._thought(), tool_calls=(call,))
-
-    def _answer(self) -> Message:
-        return Message(role="assistant", thought=self._thought(), content=(TextPart(text=str(self._total)),))
-
-    def _thought(self) -> str:
-        return f"total {self._total}"
+        call = ToolCall(id=f"call_{self._calls - 1}_0", name="lookup", arguments={"name": self._left[0]})
+        return Message(role="assistant", thought=thought, tool_calls=(call,))

@@ -15,25 +15,25 @@ from phronesis.envs.ledger.behaviour import Bookkeeper, Habits
 from phronesis.envs.ledger.tasks import Dials, books_of, task
 from phronesis.envs.ledger.world import Ledger
 from phronesis.envs.tool_env import Opening, Outcome, ToolEnv
+from phronesis.errors import ConfigError
 from phronesis.records import Component, Conversation, EpisodeGroup, Message, Reply, Reward, Task, TextPart, ToolCall
 from phronesis.seeding import rng
 from phronesis.tool import as_tool
 
-MAX_TURNS = 12
-"""An oracle needs at most 4 accounts + 2 redirects + 3 busy answers + 1 final answer = 10."""
+MAX_TURNS = 14
+"""An oracle needs at most 4 accounts + 2 redirects, each of the 6 names busy once, and 1 answer = 13."""
 
 
 class LedgerEnv(ToolEnv):
     """One episode: the tool `lookup`, and a final message holding the total."""
 
-    def __init__(self, dials: Dials) -> None:
+    def __init__(self) -> None:
         super().__init__()
-        self._dials = dials
         self._ledger: Ledger | None = None
 
     async def begin(self, task: Task, seed: int) -> Opening:
         """Opens a fresh database."""
-        self._ledger = ledger = Ledger(books_of(task), self._dials, rng(seed, "busy"))
+        self._ledger = ledger = Ledger(books_of(task))
 
         def lookup(name: str) -> str:
             """Look up one account.
@@ -114,7 +114,7 @@ def extract(text: str) -> int | None:
 async def demonstrate(dials: Dials, habits: Habits, index: int, seed: int) -> Conversation:
     """One conversation of an imperfect book-keeper on training task `index`."""
     chosen = task(dials, "train", index)
-    env = LedgerEnv(dials)
+    env = LedgerEnv()
     keeper = Bookkeeper(books_of(chosen).asked, habits, rng(seed, "keeper", index))
     opening = await env.reset(chosen, seed)
     exchanges: list[tuple[Message, tuple[Message, ...]]] = []
@@ -131,30 +131,43 @@ async def demonstrate(dials: Dials, habits: Habits, index: int, seed: int) -> Co
     )
 
 
-def make(habits: dict[str, float] | None = None, **dials: float) -> EnvSpec:
+def make(
+    min_difficulty: int = 1,
+    max_difficulty: int = 3,
+    max_amount: int = 3,
+    busy: float = 0.15,
+    habits: dict[str, float] | None = None,
+) -> EnvSpec:
     """The `ledger` environment.
 
     Args:
+        min_difficulty: see `Dials`.
+        max_difficulty: see `Dials`.
+        max_amount: see `Dials`.
+        busy: see `Dials`.
         habits: fields of `Habits`, the imperfect behaviour shown in priming.
-        dials: fields of `Dials`.
 
     Raises:
-        ConfigError: a dial out of range.
+        ConfigError: a dial or habit that does not exist or is out of range.
     """
-    chosen = msgspec.convert(dials, Dials)
-    chosen.validate()
-    shown = msgspec.convert(habits or {}, Habits)
+    dials = Dials(min_difficulty=min_difficulty, max_difficulty=max_difficulty, max_amount=max_amount, busy=busy)
+    dials.validate()
+    try:
+        shown = msgspec.convert(habits or {}, Habits)
+    except msgspec.ValidationError as error:
+        raise ConfigError(f"ledger habits {habits!r}: {error}; the habits are {', '.join(Habits.__struct_fields__)}") from error
 
     async def show(index: int, seed: int) -> Conversation:
-        return await demonstrate(chosen, shown, index, seed)
+        return await demonstrate(dials, shown, index, seed)
 
     return EnvSpec(
         name="ledger",
-        make=lambda: LedgerEnv(chosen),
-        task=lambda split, index: task(chosen, split, index),
+        make=LedgerEnv,
+        task=lambda split, index: task(dials, split, index),
         rubric=TotalRubric(),
         description="Totals over a SQLite ledger that may be busy, redirect or miss; the total lives in the think block.",
         chance_reward=0.1,
         max_turns=MAX_TURNS,
+        secrets=("amounts", "renamed", "busy", "answer"),
         demonstrate=show,
     )

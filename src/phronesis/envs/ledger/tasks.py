@@ -19,8 +19,8 @@ from phronesis.records import Task, say
 from phronesis.seeding import rng
 
 NAMES = (
-    "agate", "amber", "basalt", "beryl", "cobalt", "copper", "coral", "flint", "garnet", "granite", "jade", "jasper",
-    "marble", "nickel", "onyx", "opal", "pearl", "quartz", "ruby", "silver", "slate", "topaz", "tungsten", "zinc",
+    "agate", "amber", "basalt", "beryl", "cobalt", "copper", "coral", "flint",
+    "garnet", "jade", "marble", "onyx", "quartz", "ruby", "topaz", "zinc",
 )  # fmt: skip
 """Account names."""
 
@@ -32,12 +32,10 @@ class Dials(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Easiest level drawn, from 1: two accounts, plain entries."""
     max_difficulty: int = 3
     """Hardest level drawn, up to 4: each level adds an account or a redirect; from 3 on an account may be missing."""
-    max_amount: int = 9
+    max_amount: int = 3
     """Largest amount of an account, in [1, 99]."""
     busy: float = 0.15
-    """Chance that a look-up answers "busy" instead, in [0, 0.9]."""
-    max_busy: int = 3
-    """Most busy answers per episode, so that an oracle always finishes in time."""
+    """Chance that the first look-up of an account answers "busy", in [0, 1]."""
 
     def validate(self) -> None:
         """Raises ConfigError for values out of range."""
@@ -48,10 +46,8 @@ class Dials(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
             )
         if not 1 <= self.max_amount <= 99:
             raise ConfigError(f"ledger max_amount must be in [1, 99], got {self.max_amount!r}")
-        if not 0 <= self.busy <= 0.9 or self.max_busy < 0:
-            raise ConfigError(
-                f"ledger busy must be in [0, 0.9] and max_busy at least 0, got {self.busy!r} and {self.max_busy!r}"
-            )
+        if not 0 <= self.busy <= 1:
+            raise ConfigError(f"ledger busy must be in [0, 1], got {self.busy!r}")
 
 
 class Books(Struct, frozen=True, kw_only=True):
@@ -61,6 +57,8 @@ class Books(Struct, frozen=True, kw_only=True):
     """Amount of every account that exists."""
     renamed: dict[str, str]
     """Old name to new name; new names exist in `amounts`."""
+    busy: tuple[str, ...]
+    """Accounts whose first look-up is answered with "busy"."""
     asked: tuple[str, ...]
     """Names in the question, in order."""
 
@@ -72,7 +70,7 @@ class Books(Struct, frozen=True, kw_only=True):
     @property
     def key(self) -> str:
         """Hash of everything that makes this problem this problem."""
-        return digest({"amounts": {**self.amounts}, "renamed": {**self.renamed}, "asked": self.asked})
+        return digest({"amounts": {**self.amounts}, "renamed": {**self.renamed}, "busy": self.busy, "asked": self.asked})
 
 
 def question(names: list[str] | tuple[str, ...]) -> str:
@@ -81,7 +79,7 @@ def question(names: list[str] | tuple[str, ...]) -> str:
     return f"Find the total of {', '.join(quoted[:-1])} and {quoted[-1]}."
 
 
-def books(source: random.Random, difficulty: int, max_amount: int) -> Books:
+def books(source: random.Random, difficulty: int, dials: Dials) -> Books:
     """Random books for one difficulty level.
 
     Level 1 asks for 2 plain accounts; 2 for 2 with a redirect; 3 for 3 with a redirect, sometimes a missing one; 4 for 4
@@ -95,8 +93,9 @@ def books(source: random.Random, difficulty: int, max_amount: int) -> Books:
     missing = [plain[0]] if difficulty >= 3 and source.random() < 0.3 else []
     holders = [name for name in plain if name not in missing] + targets + bystanders
     return Books(
-        amounts={name: source.randint(1, max_amount) for name in sorted(holders)},
+        amounts={name: source.randint(1, dials.max_amount) for name in sorted(holders)},
         renamed=dict(zip(moved, targets, strict=True)),
+        busy=tuple(name for name in names if source.random() < dials.busy),
         asked=tuple(asked),
     )
 
@@ -106,14 +105,20 @@ def task(dials: Dials, split: str, index: int) -> Task:
     source = rng(index, "ledger", split)
     while True:
         difficulty = source.randint(dials.min_difficulty, dials.max_difficulty)
-        drawn = books(source, difficulty, dials.max_amount)
+        drawn = books(source, difficulty, dials)
         if split_of(drawn.key) == ("train" if split == "train" else "heldout"):
             break
     return Task(
         id=f"ledger-{split}-{index}",
         env="ledger",
         messages=(say("user", question(drawn.asked)),),
-        payload={"amounts": drawn.amounts, "renamed": drawn.renamed, "asked": list(drawn.asked), "answer": drawn.answer},
+        payload={
+            "amounts": drawn.amounts,
+            "renamed": drawn.renamed,
+            "busy": list(drawn.busy),
+            "asked": list(drawn.asked),
+            "answer": drawn.answer,
+        },
         split=split,
         difficulty=float(difficulty),
         content_key=drawn.key,
@@ -123,4 +128,4 @@ def task(dials: Dials, split: str, index: int) -> Task:
 def books_of(task: Task) -> Books:
     """The hidden books of a task."""
     p = task.payload
-    return Books(amounts=p["amounts"], renamed=p["renamed"], asked=tuple(p["asked"]))
+    return Books(amounts=p["amounts"], renamed=p["renamed"], busy=tuple(p["busy"]), asked=tuple(p["asked"]))

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import random
 import sqlite3
 
 from phronesis.envs.digest import digest
-from phronesis.envs.ledger.tasks import Books, Dials
+from phronesis.envs.ledger.tasks import Books
 
 BUSY = "busy, try again"
 MISS = "no such account"
@@ -15,9 +14,9 @@ MISS = "no such account"
 class Ledger:
     """The database of one episode and what has been found out so far."""
 
-    def __init__(self, books: Books, dials: Dials, source: random.Random) -> None:
-        self.books, self._dials, self._source = books, dials, source
-        self._busy_left = dials.max_busy
+    def __init__(self, books: Books) -> None:
+        self.books = books
+        self._busy = set(books.busy)
         self._settled: dict[str, int] = {}
         self._pointed: dict[str, str] = {}
         self._last = "start"
@@ -31,15 +30,13 @@ class Ledger:
     def lookup(self, name: str) -> str:
         """What the ledger says of one account.
 
-        >>> from phronesis.seeding import rng
-        >>> books = Books(amounts={"jade": 4}, renamed={"opal": "jade"}, asked=("opal",))
-        >>> ledger = Ledger(books, Dials(busy=0.0), rng(0))
-        >>> ledger.lookup("opal"), ledger.lookup("jade"), ledger.lookup("zinc")
-        ('renamed to "jade"', 'amount 4', 'no such account')
+        >>> ledger = Ledger(Books(amounts={"jade": 4}, renamed={"opal": "jade"}, busy=("opal",), asked=("opal",)))
+        >>> ledger.lookup("opal"), ledger.lookup("opal"), ledger.lookup("jade"), ledger.lookup("zinc")
+        ('busy, try again', 'renamed to "jade"', 'amount 4', 'no such account')
         """
         self.calls += 1
-        if self._busy_left > 0 and self._source.random() < self._dials.busy:
-            self._busy_left -= 1
+        if name in self._busy:
+            self._busy.remove(name)
             self._last = f"busy {name}"
             return BUSY
         self._last = name
@@ -68,7 +65,7 @@ class Ledger:
         The thought belongs to it because a running total lives nowhere else: two attempts with the same findings and
         different totals are in different states.
         """
-        return digest([{**self._settled}, {**self._pointed}, self._last, thought])
+        return digest([{**self._settled}, {**self._pointed}, sorted(self._busy), self._last, thought])
 
     def close(self) -> None:
         """Closes the database."""
