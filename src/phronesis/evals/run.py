@@ -86,6 +86,7 @@ async def evaluate(
     seed: int,
     name: str,
     samples: int = 1,
+    concurrency: int = 256,
     on_episode: Callable[[Episode], None] | None = None,
 ) -> tuple[EvalSummary, list[Episode]]:
     """Plays every task `samples` times. Episode seeds depend on `seed` and the task's place alone, so that two policies
@@ -97,42 +98,60 @@ async def evaluate(
         seed: the run's seed.
         name: what is evaluated; becomes part of the episodes' ids.
         samples: episodes per task.
+        concurrency: most episodes in flight.
         on_episode: called with each scored episode.
     """
-    groups = await play_groups(stage, tasks, size=samples, seed=seed, name=name, stream_name="heldout", on_episode=on_episode)
+    groups = await play_groups(
+        stage, tasks, size=samples, seed=seed, name=name, stream_name="heldout", concurrency=concurrency, on_episode=on_episode
+    )
     episodes = [e for group in groups for e in group.episodes]
     return summarise(stage.spec, episodes, stage.sampling.temperature), episodes
 
 
 async def evaluate_swapped(
-    stage: Stage, episodes: Sequence[Episode], *, name: str, on_episode: Callable[[Episode], None] | None = None
+    stage: Stage,
+    episodes: Sequence[Episode],
+    *,
+    name: str,
+    concurrency: int = 256,
+    on_episode: Callable[[Episode], None] | None = None,
 ) -> tuple[EvalSummary, list[Episode]]:
-    """Plays finished episodes again, each with the thoughts of another one of the same difficulty.
+    """Plays finished episodes again, each with the thoughts of another one of the same difficulty (see `donors`).
 
     Task, environment seed and policy seeds stay as they were; only the think blocks change hands.
+
+    Raises:
+        ConfigError: no two episodes can change thoughts.
     """
+    gate = asyncio.Semaphore(concurrency)
 
     async def one(episode: Episode, donor: Episode) -> Episode:
         id = f"{name}-{episode.id}"
         ticket = Ticket(id=id, task=episode.task, seed=episode.seed, group=id)
-        played = await play(replace(stage, agent=SwappedThoughts(thoughts_of(donor))), ticket)
-        scored = await score(stage.spec, EpisodeGroup(id=id, task=episode.task, episodes=(played,)))
+        async with gate:
+            played = await play(replace(stage, agent=SwappedThoughts(thoughts_of(donor))), ticket)
+        group = EpisodeGroup(id=id, task=episode.task, episodes=(played,))
+        scored = await score(stage.spec, group, stage.limits.rubric_seconds)
         if on_episode is not None:
             on_episode(scored.episodes[0])
         return scored.episodes[0]
 
-    swapped = await asyncio.gather(*(one(e, d) for e, d in donors(episodes)))
+    pairs = donors(episodes)
+    if not pairs:
+        raise ConfigError(f"no two of {len(episodes)} episodes attempt different tasks of one difficulty with thoughts to swap")
+    swapped = await asyncio.gather(*(one(e, d) for e, d in pairs))
     return summarise(stage.spec, swapped, stage.sampling.temperature), list(swapped)
 
 
 def donors(episodes: Sequence[Episode]) -> list[tuple[Episode, Episode]]:
     """Pairs each episode with the next one of its difficulty (cyclically) that attempts another task.
 
-    Episodes with no such partner are left out.
+    Episodes with no such partner are left out, and so are faulty ones and ones that never thought.
     """
     pairs: list[tuple[Episode, Episode]] = []
-    for level in dict.fromkeys(e.task.difficulty for e in episodes):
-        peers = [e for e in episodes if e.task.difficulty == level]
+    thinking = [e for e in episodes if not e.stop.is_fault and any(thoughts_of(e))]
+    for level in dict.fromkeys(e.task.difficulty for e in thinking):
+        peers = [e for e in thinking if e.task.difficulty == level]
         for i, episode in enumerate(peers):
             others = (peers[(i + k) % len(peers)] for k in range(1, len(peers)))
             donor = next((o for o in others if o.task.id != episode.task.id), None)

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from phronesis.agent import Session
 from phronesis.records import Episode
+from phronesis.rewards.env_reward import acted_turns
 
 
 class SwappedThoughts:
@@ -32,11 +33,13 @@ class SwappedThoughts:
 
 
 def thoughts_of(episode: Episode) -> tuple[tuple[int, ...], ...]:
-    """The ids of each turn's completion up to the end of its think block, along the last trajectory; () where it had none."""
-    if not episode.turns:
-        return ()
+    """The ids of each turn's completion up to the end of its think block; () where it had none.
+
+    Turns are those the agent acted on, in order, also over several roots (a rewritten history starts a new one); of an
+    episode that forked, those of the last trajectory.
+    """
     blocks: list[tuple[int, ...]] = []
-    for i in episode.path(episode.leaves[-1]):
+    for i in acted_turns(episode):
         ends = [span.end for span in episode.turns[i].spans if span.kind == "think"]
         blocks.append(episode.turns[i].completion[: max(ends)] if ends else ())
     return tuple(blocks)

@@ -24,6 +24,8 @@ class Limits(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Seconds one environment call may take before it counts as hung (an environment fault)."""
     policy_seconds: float = 600.0
     """Seconds one policy call may take before it counts as hung (an infrastructure fault)."""
+    rubric_seconds: float = 120.0
+    """Seconds the rubric may take to judge a group before it counts as hung (an environment fault)."""
     reply_chars: int = 20_000
     """Characters of one environment message that reach the policy; the rest is cut with a note."""
     thought_tokens: int | None = None
@@ -31,13 +33,15 @@ class Limits(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
     def validate(self) -> None:
         """Raises ConfigError when a limit could never let an episode happen."""
-        for name in ("max_turns", "max_turn_tokens", "env_seconds", "policy_seconds", "reply_chars"):
+        for name in ("max_turns", "max_turn_tokens", "env_seconds", "policy_seconds", "rubric_seconds", "reply_chars"):
             if getattr(self, name) <= 0:
                 raise ConfigError(f"limits.{name} must be positive, got {getattr(self, name)!r}")
         for name in ("max_tokens", "context", "seconds"):
             value = getattr(self, name)
             if value is not None and value <= 0:
                 raise ConfigError(f"limits.{name} must be positive or absent, got {value!r}")
+        if self.thought_tokens is not None and self.thought_tokens < 0:
+            raise ConfigError(f"limits.thought_tokens must be at least 0 or absent, got {self.thought_tokens!r}")
 
 
 class Sampling(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -6,16 +6,18 @@ import asyncio
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from math import isfinite
 
 import msgspec
 
 from phronesis.agent import Agent
 from phronesis.chat.format import ChatFormat
 from phronesis.env import EnvSpec
+from phronesis.errors import EnvFault
 from phronesis.policy import Policy, Releases
-from phronesis.records import Episode, EpisodeGroup, Stop, Task
+from phronesis.records import Episode, EpisodeGroup, Reward, Stop, Task
 from phronesis.rollout.limits import Limits, Sampling
-from phronesis.rollout.session import Attempt, EpisodeOver, EpisodeSession, describe
+from phronesis.rollout.session import FOREIGN, Attempt, EpisodeOver, EpisodeSession, describe, hung, is_cancelled
 from phronesis.seeding import stream
 
 
@@ -85,7 +87,9 @@ async def play(stage: Stage, ticket: Ticket) -> Episode:
         attempt.end(session.over or attempt.verdict or Stop.parse)
     except EpisodeOver:
         pass
-    except Exception as error:  # an agent is user code too
+    except FOREIGN as error:  # an agent is user code too
+        if is_cancelled(error):
+            raise
         attempt.end(Stop.infra_fault, describe("agent.run", error))
     finally:
         await attempt.close()
@@ -107,21 +111,53 @@ async def play(stage: Stage, ticket: Ticket) -> Episode:
     )
 
 
-async def score(spec: EnvSpec, group: EpisodeGroup) -> EpisodeGroup:
-    """The group with rewards. A rubric that raises makes every episode of the group an environment fault."""
+async def score(spec: EnvSpec, group: EpisodeGroup, seconds: float = Limits().rubric_seconds) -> EpisodeGroup:
+    """The group with rewards. A rubric that raises, hangs or breaks its contract makes every episode of the group an
+    environment fault; an episode that ended in a fault gets no reward, whatever the rubric says.
+
+    Args:
+        spec: its rubric judges.
+        group: finished episodes.
+        seconds: how long the rubric may take.
+    """
+    deadline = asyncio.timeout(seconds)
     try:
-        rewards = await spec.rubric.score(group)
-        if len(rewards) != len(group.episodes):
-            raise ValueError(f"rubric of {spec.name!r} returned {len(rewards)} rewards for {len(group.episodes)} episodes")
-        episodes = tuple(
-            e if e.stop.is_fault else msgspec.structs.replace(e, reward=r) for e, r in zip(group.episodes, rewards, strict=True)
-        )
-    except Exception as error:  # user code may raise anything
-        failure = describe("rubric.score", error)
+        async with deadline:
+            rewards = check_rewards(await spec.rubric.score(group), group)
+    except FOREIGN as error:
+        if is_cancelled(error):
+            raise
+        late = isinstance(error, TimeoutError) and deadline.expired()
+        failure = hung("rubric.score", seconds) if late else describe("rubric.score", error)
         episodes = tuple(
             e if e.stop.is_fault else msgspec.structs.replace(e, stop=Stop.env_fault, failure=failure) for e in group.episodes
         )
+    else:
+        episodes = tuple(
+            e if e.stop.is_fault else msgspec.structs.replace(e, reward=r) for e, r in zip(group.episodes, rewards, strict=True)
+        )
     return msgspec.structs.replace(group, episodes=episodes)
+
+
+def check_rewards(rewards: Sequence[Reward], group: EpisodeGroup) -> Sequence[Reward]:
+    """The rewards, known to be one per episode, finite, and of turns that exist.
+
+    Raises:
+        EnvFault: they are not; names the episode.
+    """
+    if len(rewards) != len(group.episodes):
+        raise EnvFault(f"the rubric returned {len(rewards)} rewards for {len(group.episodes)} episodes")
+    for reward, episode in zip(rewards, group.episodes, strict=True):
+        if not isinstance(reward, Reward):  # pyright: ignore[reportUnnecessaryIsInstance] - rubrics are foreign code
+            raise EnvFault(f"the rubric returned {type(reward).__name__!r} for {episode.id!r}, expected Reward")
+        for part in reward.components:
+            if part.score is not None and not isfinite(part.weight * part.score):
+                raise EnvFault(f"component {part.name!r} of {episode.id!r} is {part.score!r}, expected a finite score")
+            if part.turn is not None and not 0 <= part.turn < len(episode.turns):
+                raise EnvFault(
+                    f"component {part.name!r} of {episode.id!r} is for turn {part.turn!r} of {len(episode.turns)} turns"
+                )
+    return rewards
 
 
 async def play_groups(
@@ -158,7 +194,8 @@ async def play_groups(
 
     async def group(g: int) -> EpisodeGroup:
         episodes = await asyncio.gather(*(member(g, m) for m in range(size)))
-        scored = await score(stage.spec, EpisodeGroup(id=f"{name}{at}-{g}", task=tasks[g], episodes=tuple(episodes)))
+        finished = EpisodeGroup(id=f"{name}{at}-{g}", task=tasks[g], episodes=tuple(episodes))
+        scored = await score(stage.spec, finished, stage.limits.rubric_seconds)
         for episode in scored.episodes:
             if on_episode is not None:
                 on_episode(episode)

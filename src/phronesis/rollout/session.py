@@ -27,6 +27,9 @@ from phronesis.seeding import stream
 
 T = TypeVar("T")
 
+FOREIGN = (Exception, SystemExit, asyncio.CancelledError)
+"""What user code may raise without ending more than its episode; see `is_cancelled`."""
+
 
 class EpisodeOver(Exception):
     """Unwinds the agent when the episode has ended under it; caught by `play` and by nobody else."""
@@ -57,6 +60,7 @@ class Attempt:
         self.failure: Failure | None = None
         self.verdict: Stop | None = None
         self.sampled_tokens = 0
+        self.asked = 0
         self.branches = 0
         self.envs: list[Env] = []
         self.started = time.monotonic()
@@ -80,18 +84,13 @@ class Attempt:
         try:
             async with deadline:
                 return await call()
-        except TimeoutError as error:
-            if not deadline.expired():
-                raise self.end(fault, describe(where, error)) from error
-            if left is not None and left <= patience:
-                raise self.end(Stop.timeout) from error
-            hung = Failure(
-                where=where, kind="Hung", message=f"no answer within {patience:g} s; raise the limit or mend the call"
-            )
-            raise self.end(fault, hung) from error
-        except EpisodeOver:
-            raise
-        except Exception as error:  # user code may raise anything
+        except FOREIGN as error:
+            if isinstance(error, EpisodeOver) or is_cancelled(error):
+                raise
+            if isinstance(error, TimeoutError) and deadline.expired():
+                if left is not None and left <= patience:
+                    raise self.end(Stop.timeout) from error
+                raise self.end(fault, hung(where, patience)) from error
             raise self.end(fault, describe(where, error)) from error
         finally:
             self.waiting.pop(self.key, None)
@@ -109,12 +108,17 @@ class Attempt:
     async def close(self) -> None:
         """Closes every environment once; a failure to close is recorded only when nothing else went wrong."""
         for env in self.envs:
+            deadline = asyncio.timeout(self.limits.env_seconds)
             try:
-                async with asyncio.timeout(self.limits.env_seconds):
+                async with deadline:
                     await env.close()
-            except Exception as error:  # user code may raise anything
+            except FOREIGN as error:
+                if is_cancelled(error):
+                    raise
                 if self.failure is None:
-                    self.stop, self.failure = Stop.env_fault, describe("env.close", error)
+                    late = isinstance(error, TimeoutError) and deadline.expired()
+                    failure = hung("env.close", self.limits.env_seconds) if late else describe("env.close", error)
+                    self.stop, self.failure = Stop.env_fault, failure
         self.envs.clear()
 
 
@@ -128,6 +132,7 @@ class EpisodeSession:
         self._messages: list[Message] = []
         self._tools: tuple[ToolSpec, ...] = ()
         self._last: int | None = None
+        self._line: list[int] = []
         self.over: Stop | None = None
         self._branch = attempt.branches
         attempt.branches += 1
@@ -148,7 +153,7 @@ class EpisodeSession:
         a = self.attempt
         context = a.limits.context
         return Budget(
-            turns=a.limits.max_turns - len(a.turns),
+            turns=a.limits.max_turns - a.asked,
             tokens=None if a.limits.max_tokens is None else a.limits.max_tokens - a.sampled_tokens,
             seconds=None if a.limits.seconds is None else a.limits.seconds - a.elapsed,
             context=None if context is None else context - len(self._prompt) - len(self._pending),
@@ -181,6 +186,7 @@ class EpisodeSession:
         """
         a, began = self.attempt, self.attempt.elapsed
         params = self._params(max_tokens, forced, a.sampling.temperature if temperature is None else temperature)
+        a.asked += 1  # counted when asked, so that branches that sample at once get other seeds and share one allowance
         prompt = [*self._prompt, *self._pending]
         completion = await a.guard(
             "policy.sample", lambda: a.policy.sample(prompt, params), Stop.infra_fault, a.limits.policy_seconds
@@ -195,6 +201,7 @@ class EpisodeSession:
             policy_seconds=a.elapsed - began, cached_tokens=completion.cached_tokens,
         )  # fmt: skip
         self._last = len(a.turns)
+        self._line.append(self._last)
         a.turns.append(turn)
         a.sampled_tokens += sum(completion.sampled)
         self._prompt = [*prompt, *completion.ids]
@@ -206,10 +213,12 @@ class EpisodeSession:
         """Sends a turn's action to the environment and records the reply.
 
         Raises:
-            EpisodeOver: the environment failed; `play` catches it.
+            EpisodeOver: the environment failed, or the episode has ended under this branch; `play` catches it.
             UserError: `turn` is not the latest one of this branch.
         """
         a, at = self.attempt, self._last
+        if a.stop is not None:
+            raise EpisodeOver(a.stop)
         if at is None or a.turns[at] is not turn or turn.action is None:
             raise UserError(
                 "act() takes the turn that sample() just returned on this branch; fork() to act from an earlier one"
@@ -221,7 +230,7 @@ class EpisodeSession:
             self.over = a.verdict = reply.stop or Stop.completed
         else:
             self._continue(turn, reply)
-            if len(a.turns) >= a.limits.max_turns:
+            if a.asked >= a.limits.max_turns and len(a.turns) == a.asked:
                 a.end(Stop.max_turns)
         return reply
 
@@ -230,44 +239,53 @@ class EpisodeSession:
 
         The environment is restored from a snapshot where it can be, else replayed action by action in a fresh instance,
         and the replay is verified: a reply that differs is an environment fault.
+
+        Raises:
+            EpisodeOver: the environment failed, or its replay differed; `play` catches it.
+            UserError: `at` is not on this branch, or there is nothing to continue from here.
         """
-        a = self.attempt
-        chain = self._chain()
-        if at is not None and at not in chain:
-            raise UserError(f"turn {at!r} is not on this branch; its turns are {chain}")
-        keep = chain if at is None else chain[: chain.index(at)]
+        a, line = self.attempt, self._line
+        if a.stop is not None:
+            raise EpisodeOver(a.stop)
+        if at is not None and at not in line:
+            raise UserError(f"turn {at!r} is not on this branch; its turns are {line}")
+        if at is None and self.over is not None:
+            raise UserError(f"this branch is over; fork from before one of its turns {line}")
+        keep = line if at is None else line[: line.index(at)]
+        if keep and a.turns[keep[-1]].reply is None:
+            raise UserError(f"turn {keep[-1]} was never acted, so nothing can continue after it; act(), or fork({keep[-1]})")
         branch = EpisodeSession(a, await a.open_env())
         if at is None and isinstance(self.env, Snapshots) and isinstance(branch.env, Snapshots):
             state = await a.guard("env.snapshot", self.env.snapshot, Stop.env_fault, a.limits.env_seconds)
             await a.guard("env.restore", partial(branch.env.restore, state), Stop.env_fault, a.limits.env_seconds)
             branch._prompt, branch._pending, branch._last = [*self._prompt], self._pending, self._last
-            branch._messages, branch._tools = [*self._messages], self._tools
+            branch._messages, branch._tools, branch._line = [*self._messages], self._tools, [*line]
         else:
             await branch._replay(keep)
         return branch
 
-    def _chain(self) -> list[int]:
-        chain, at = list[int](), self._last
-        while at is not None:
-            chain.append(at)
-            at = self.attempt.turns[at].parent
-        return chain[::-1]
-
-    async def _replay(self, chain: list[int]) -> None:
+    async def _replay(self, line: list[int]) -> None:
+        """Does again what the turns of a line did; the ids come out the same, since replies and tools must."""
+        a = self.attempt
         await self.reset()
-        for i in chain:
-            turn = self.attempt.turns[i]
+        if tuple(self._messages) != a.opening or self._tools != a.tools:
+            raise self._differs("reset")
+        for i in line:
+            turn = a.turns[i]
             if turn.action is None or turn.reply is None:
                 raise UserError(f"turn {i} was never acted, so nothing can continue after it")
-            action = turn.action
-            reply = await self._answer("env.step", partial(self.env.step, action))
-            if reply.messages != turn.reply.messages or reply.done != turn.reply.done:
-                message = f"replaying turn {i} gave another reply than recorded: the environment is not a function of its seed"
-                raise self.attempt.end(Stop.env_fault, Failure(where="env.replay", kind="ReplayDiffers", message=message))
+            reply = await self._answer("env.step", partial(self.env.step, turn.action))
+            if msgspec.structs.replace(reply, metrics=turn.reply.metrics) != turn.reply:
+                raise self._differs(f"turn {i}")
             self._prompt = [*self._prompt, *self._pending, *turn.completion]
             self._messages.append(turn.action)
             self._last, self._pending = i, ()
+            self._line.append(i)
             self._continue(turn, reply)
+
+    def _differs(self, what: str) -> EpisodeOver:
+        message = f"replaying {what} gave another reply than recorded: the environment is not a function of its seed"
+        return self.attempt.end(Stop.env_fault, Failure(where="env.replay", kind="ReplayDiffers", message=message))
 
     def _continue(self, turn: Turn, reply: Reply) -> None:
         """Makes the reply's messages the pending context, on this trajectory or, after a rewrite of history, on a new root."""
@@ -310,7 +328,7 @@ class EpisodeSession:
         s, thought = a.sampling, a.limits.thought_tokens
         return SamplingParams(
             max_tokens=min(allowed), temperature=temperature, top_p=s.top_p, top_k=s.top_k, min_p=s.min_p,
-            stop_ids=a.chat.stop_ids, seed=stream(a.seed, "turn", len(a.turns)), forced=tuple(forced),
+            stop_ids=a.chat.stop_ids, seed=stream(a.seed, "turn", a.asked), forced=tuple(forced),
             thought=None if thought is None else a.chat.thought_budget(thought), cache_key=f"{a.key}/{self._branch}",
         )  # fmt: skip
 
@@ -341,6 +359,17 @@ class EpisodeSession:
             return call()
         except Exception as error:  # templates may raise anything
             raise self.attempt.end(Stop.env_fault, describe(where, error)) from error
+
+
+def is_cancelled(error: BaseException) -> bool:
+    """Whether the caller gave up. Foreign code may raise `CancelledError` too, by awaiting something that was cancelled."""
+    task = asyncio.current_task()
+    return isinstance(error, asyncio.CancelledError) and task is not None and task.cancelling() > 0
+
+
+def hung(where: str, seconds: float) -> Failure:
+    """Foreign code gave no answer in time."""
+    return Failure(where=where, kind="Hung", message=f"no answer within {seconds:g} s; raise the limit or mend the call")
 
 
 def describe(where: str, error: BaseException) -> Failure:
