@@ -178,7 +178,7 @@ def test_hand_computed_attention():
     # One head of size 2, keys are zero, so every token averages the values it may see.
     layout = plan([2, 1, 1], [None, 0, 0])
     v = torch.tensor([[1.0, 0.0], [3.0, 0.0], [8.0, 0.0], [0.0, 6.0]])[:, None]
-    out = layout.attend(torch.randn(4, 1, 2), torch.zeros(4, 1, 2), v)
+    out = layout.attend(torch.randn(4, 1, 2), torch.cat([torch.zeros(4, 1, 2), v], 1))
     assert torch.allclose(out, torch.tensor([[1.0, 0.0], [2.0, 0.0], [4.0, 0.0], [4 / 3, 2.0]]))
 
 
@@ -191,7 +191,7 @@ def test_plans_refuse_impossible_forests():
 def test_chains_are_merged_into_one_unit():
     layout = plan([3, 2, 4], [None, 0, 1])
     assert len(layout.buckets) == 1
-    assert layout.buckets[0].keys is None and layout.buckets[0].mask is None and layout.restore_N is None
+    assert layout.buckets[0].mask is None and layout.queries is None and layout.keys is None
 
 
 def test_tiny_is_a_function_of_its_arguments():

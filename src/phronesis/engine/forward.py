@@ -24,7 +24,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from phronesis.engine.cache import TOKEN_STEP, KVCache, round_up
-from phronesis.models.decoder import Block, Decoder, rotate
+from phronesis.models.decoder import Block, Decoder
+from phronesis.models.kernels import rotate
 
 MIN_ROWS = 16
 """Fewest rows of a matrix product; smaller inputs are padded."""

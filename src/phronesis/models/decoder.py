@@ -16,26 +16,12 @@ from torch.utils.checkpoint import checkpoint  # pyright: ignore[reportUnknownVa
 from phronesis.errors import ConfigError
 from phronesis.models.config import DecoderConfig
 from phronesis.models.family import frequencies
+from phronesis.models.kernels import gated, heads, rms_norm
 from phronesis.models.layout import AttentionPlan
 
 
 def _parameter(*shape: int, dtype: torch.dtype) -> nn.Parameter:
     return nn.Parameter(torch.zeros(*shape, dtype=dtype))
-
-
-def rms_norm(x: Tensor, weight: Tensor | None, eps: float) -> Tensor:
-    """x / sqrt(mean(x²) + eps) · weight over the last axis (arXiv 1910.07467); computed in fp32 for half types."""
-    return F.rms_norm(x, x.shape[-1:], weight, eps)
-
-
-def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Rotary embedding (arXiv 2104.09864) in the half layout.
-
-    Args:
-        x: `[..., E]`.
-        cos, sin: broadcastable to x; `sin` carries the sign: minus on the first half.
-    """
-    return torch.addcmul(x * cos, torch.roll(x, x.shape[-1] // 2, -1), sin)
 
 
 class Block(nn.Module):
@@ -62,22 +48,28 @@ class Block(nn.Module):
         self.down = _parameter(c.width, c.mlp_width, dtype=dtype)
         self.down_bias = _parameter(c.width, dtype=dtype) if c.mlp_bias else None
 
-    def forward(self, x_ND: Tensor, cos_NE: Tensor, sin_NE: Tensor, plan: AttentionPlan) -> Tensor:
+    def forward(self, x_ND: Tensor, cos_N1E: Tensor, sin_N1E: Tensor, plan: AttentionPlan) -> Tensor:
         """The residual stream after this layer `[N, D]`."""
         c = self.config
         h_ND = rms_norm(x_ND, self.attn_norm, c.norm_eps)
         qkv = F.linear(h_ND, self.qkv, self.qkv_bias).view(-1, c.heads + 2 * c.kv_heads, c.head_dim)
-        rotated = c.heads + c.kv_heads
-        qk, v_NJE = qkv[:, :rotated], qkv[:, rotated:]
-        if self.q_norm is not None and self.k_norm is not None:
-            scale = torch.cat([self.q_norm.expand(c.heads, -1), self.k_norm.expand(c.kv_heads, -1)])
-            qk = rms_norm(qk, None, c.norm_eps) * scale
-        qk = rotate(qk, cos_NE, sin_NE)
-        mixed = plan.attend(qk[:, : c.heads], qk[:, c.heads :], v_NJE)
-        x_ND = x_ND + F.linear(mixed, self.o, self.o_bias)
+        q_NHE, kv_NPE = heads(qkv, self.qk_scale(), cos_N1E, sin_N1E, c.heads, c.norm_eps)
+        x_ND = add_linear(x_ND, plan.attend(q_NHE, kv_NPE), self.o, self.o_bias)
         h_ND = rms_norm(x_ND, self.mlp_norm, c.norm_eps)
-        gate, up = F.linear(h_ND, self.gate_up, self.gate_up_bias).chunk(2, -1)
-        return x_ND + F.linear(F.silu(gate) * up, self.down, self.down_bias)
+        inner = gated(F.linear(h_ND, self.gate_up, self.gate_up_bias))
+        return add_linear(x_ND, inner, self.down, self.down_bias)
+
+    def qk_scale(self) -> Tensor | None:
+        """Weights of the per-head norms `[H + J, E]`; None when there are none."""
+        if self.q_norm is None or self.k_norm is None:
+            return None
+        return torch.cat([self.q_norm.expand(self.config.heads, -1), self.k_norm.expand(self.config.kv_heads, -1)])
+
+
+def add_linear(x_ND: Tensor, h_NM: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """x + h @ weightᵀ (+ bias) in as few passes as possible."""
+    x_ND = torch.addmm(x_ND, h_NM, weight.t())
+    return x_ND if bias is None else x_ND + bias
 
 
 class Decoder(nn.Module):

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -21,6 +22,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from phronesis.errors import ConfigError
+from phronesis.models.kernels import gather
 
 WASTE = 0.15
 """Share of padded score entries a bucket may add before a new one is opened."""
@@ -28,20 +30,17 @@ SMALL = 4096
 """Padded score entries always allowed in a bucket: another kernel call would cost more."""
 
 
-@dataclass(frozen=True)
-class Bucket:
+class Bucket(NamedTuple):
     """Units of similar length, computed in one attention call."""
 
-    queries: Tensor | None
-    """Token indices `[S * Q]`, padded with the unit's last token; None when they are all N tokens in order."""
-    keys: Tensor | None
-    """Token indices `[S * K]`; None when equal to `queries` (units that are roots)."""
-    mask: Tensor | None
-    """Additive `[S, 1, Q, K]` or `[Q, K]`; None for causal."""
     rows: int
     """S."""
     width: int
     """Q."""
+    span: int
+    """K; equal to Q when the units are roots."""
+    mask: Tensor | None
+    """Additive `[S, 1, Q, K]` or `[Q, K]`; None for causal."""
 
 
 @dataclass(frozen=True)
@@ -52,8 +51,13 @@ class AttentionPlan:
     """Position of each token on its path `[N]`."""
     buckets: tuple[Bucket, ...]
     """Together they hold every token once as a query."""
+    queries: Tensor | None
+    """Tokens of all buckets' query rows, one bucket after the other; rows are padded with their last token. None when these
+    are the N tokens in order."""
+    keys: Tensor | None
+    """The same for key rows; None when equal to the query rows (all units are roots)."""
     restore_N: Tensor | None
-    """Where each token's result lies in the concatenated bucket rows `[N]`; None when they are already in order."""
+    """Place of each token in the query rows `[N]`; None when `queries` is None."""
 
     @property
     def tokens(self) -> int:
@@ -66,30 +70,47 @@ class AttentionPlan:
         def move(t: Tensor | None) -> Tensor | None:
             return None if t is None else t.to(device)
 
-        buckets = tuple(Bucket(move(b.queries), move(b.keys), move(b.mask), b.rows, b.width) for b in self.buckets)
-        return AttentionPlan(self.positions_N.to(device), buckets, move(self.restore_N))
+        return AttentionPlan(
+            self.positions_N.to(device),
+            tuple(b._replace(mask=move(b.mask)) for b in self.buckets),
+            move(self.queries),
+            move(self.keys),
+            move(self.restore_N),
+        )
 
-    def attend(self, q_NHE: Tensor, k_NJE: Tensor, v_NJE: Tensor) -> Tensor:
-        """Softmax attention of every token over its path up to itself: `[N, H * E]`."""
-        heads, kv_heads = q_NHE.shape[1], k_NJE.shape[1]
-        inner = heads * q_NHE.shape[2]
-        grouped = heads != kv_heads
+    def attend(self, q_NHE: Tensor, kv_NPE: Tensor) -> Tensor:
+        """Softmax attention of every token over its path up to itself.
+
+        Args:
+            q_NHE: queries.
+            kv_NPE: keys followed by values `[N, 2 J, E]`.
+
+        Returns:
+            `[N, H * E]`.
+        """
+        heads, kv_heads = q_NHE.shape[1], kv_NPE.shape[1] // 2
+        if self.queries is not None:
+            q_NHE = gather(q_NHE, self.queries, self.restore_N)
+        if self.keys is not None:
+            kv_NPE = gather(kv_NPE, self.keys)
+        elif self.queries is not None:
+            kv_NPE = gather(kv_NPE, self.queries, self.restore_N)
+        queries = torch.split_with_sizes(q_NHE, [b.rows * b.width for b in self.buckets])
+        pairs = torch.split_with_sizes(kv_NPE, [b.rows * b.span for b in self.buckets])
         out: list[Tensor] = []
-        for b in self.buckets:
-            q = _rows(q_NHE, b.queries, b.rows)
-            keys = b.queries if b.keys is None else b.keys
-            k, v = _rows(k_NJE, keys, b.rows), _rows(v_NJE, keys, b.rows)
-            mask = None if b.mask is None else b.mask.to(q.dtype)
-            mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=mask is None, enable_gqa=grouped)
-            out.append(mixed.transpose(1, 2).reshape(-1, inner))
+        for b, q, kv in zip(self.buckets, queries, pairs, strict=True):
+            k, v = torch.split_with_sizes(kv.view(b.rows, b.span, *kv.shape[1:]).transpose(1, 2), [kv_heads, kv_heads], 1)
+            mixed = F.scaled_dot_product_attention(
+                q.view(b.rows, b.width, *q.shape[1:]).transpose(1, 2),
+                k,
+                v,
+                attn_mask=None if b.mask is None else b.mask.to(q.dtype),
+                is_causal=b.mask is None,
+                enable_gqa=heads != kv_heads,
+            )
+            out.append(mixed.transpose(1, 2).flatten(2).flatten(0, 1))
         flat = out[0] if len(out) == 1 else torch.cat(out)
-        return flat if self.restore_N is None else flat.index_select(0, self.restore_N)
-
-
-def _rows(x_NHE: Tensor, index: Tensor | None, rows: int) -> Tensor:
-    """Gathers tokens into rows `[S, H, L, E]`."""
-    flat = x_NHE if index is None else x_NHE.index_select(0, index)
-    return flat.view(rows, -1, *x_NHE.shape[1:]).transpose(1, 2)
+        return flat if self.restore_N is None else gather(flat, self.restore_N)
 
 
 @dataclass(frozen=True)
@@ -126,15 +147,24 @@ def plan(lengths: Sequence[int], parents: Sequence[int | None]) -> AttentionPlan
     for u in units:
         positions[u.own] = np.arange(len(u.prefix), len(u.prefix) + len(u.own))
     groups = _group(units)
-    buckets = tuple(_bucket(g, total) for g in groups)
+    buckets = [_bucket(g) for g in groups]
+    queries = np.concatenate([_padded(u, b.width) for g, b in zip(groups, buckets, strict=True) for u in g])
+    rooted = all(b.mask is None for b in buckets)
+    keys = None if rooted else np.concatenate([_path(u, b) for g, b in zip(groups, buckets, strict=True) for u in g])
     restore = np.empty(total, np.int64)
     at = 0
     for group, b in zip(groups, buckets, strict=True):
-        for row, u in enumerate(group):
-            restore[u.own] = at + row * b.width + np.arange(len(u.own))
-        at += b.rows * b.width
+        for u in group:
+            restore[u.own] = at + np.arange(len(u.own))
+            at += b.width
     in_order = at == total and bool((restore == np.arange(total)).all())
-    return AttentionPlan(torch.as_tensor(positions), buckets, None if in_order else torch.as_tensor(restore))
+    return AttentionPlan(
+        torch.as_tensor(positions),
+        tuple(buckets),
+        None if in_order else torch.as_tensor(queries),
+        None if keys is None else torch.as_tensor(keys),
+        None if in_order else torch.as_tensor(restore),
+    )
 
 
 def _units(lengths: Sequence[int], parents: Sequence[int | None]) -> list[_Unit]:
@@ -183,25 +213,27 @@ def _group(units: list[_Unit]) -> list[list[_Unit]]:
     return groups
 
 
-def _bucket(group: list[_Unit], total: int) -> Bucket:
-    """Indices and mask of one attention call; `total` is N."""
+def _padded(unit: _Unit, width: int) -> NDArray[np.int64]:
+    """The unit's own tokens `[Q]`, padded with the last one."""
+    return np.concatenate([unit.own, np.full(width - len(unit.own), unit.own[-1])])
+
+
+def _path(unit: _Unit, bucket: Bucket) -> NDArray[np.int64]:
+    """The unit's path `[K]`, padded on both sides so that its own tokens are the last Q columns."""
+    skipped = bucket.span - bucket.width - len(unit.prefix)
+    return np.concatenate([np.full(skipped, unit.own[0]), unit.prefix, _padded(unit, bucket.width)])
+
+
+def _bucket(group: list[_Unit]) -> Bucket:
+    """Shape and mask of one attention call."""
     rows, width = len(group), max(len(u.own) for u in group)
-    queries = np.stack([np.concatenate([u.own, np.full(width - len(u.own), u.own[-1])]) for u in group])
-    first = queries.reshape(-1)
-    in_order = first.size == total and bool((first == np.arange(total)).all())
-    index = None if in_order else torch.as_tensor(first)
-    prefixes = {len(u.prefix) for u in group}
-    if prefixes == {0}:  # padding lies after every real token, so causal order hides it
-        return Bucket(index, None, None, rows, width)
-    before = max(prefixes)
-    keys = np.stack(
-        [np.concatenate([np.full(before - len(u.prefix), u.own[0]), u.prefix, q]) for u, q in zip(group, queries, strict=True)]
-    )
-    causal = np.arange(before + width)[None, :] <= np.arange(width)[:, None] + before
-    if len(prefixes) == 1:
-        visible = causal
-    else:
-        skipped = np.array([before - len(u.prefix) for u in group])
-        visible = (causal[None] & (np.arange(before + width)[None, None, :] >= skipped[:, None, None]))[:, None]
-    mask = torch.as_tensor(np.where(visible, np.float32(0), np.float32(-np.inf)))
-    return Bucket(index, torch.as_tensor(keys.reshape(-1)), mask, rows, width)
+    prefixes = np.array([len(u.prefix) for u in group])
+    before = int(prefixes.max())
+    if before == 0:  # padding lies after every real token, so causal order hides it
+        return Bucket(rows, width, width, None)
+    columns = np.arange(before + width)
+    visible = columns[None, :] <= np.arange(width)[:, None] + before
+    if len(set(prefixes.tolist())) > 1:
+        shown = columns[None, None, :] >= (before - prefixes)[:, None, None]
+        visible = (visible[None] & shown)[:, None]
+    return Bucket(rows, width, before + width, torch.as_tensor(np.where(visible, np.float32(0), np.float32(-np.inf))))
