@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from phronesis.env import EnvSpec
-from phronesis.errors import ConfigError, UnknownName
+from phronesis.errors import CheckpointError, ConfigError, UnknownName
 from phronesis.records import EpisodeGroup, Task
 from phronesis.seeding import rng
 
@@ -38,8 +38,15 @@ class SpecTasks:
         return {"cursor": self.cursor, "split": self.split}
 
     def restore(self, state: dict[str, int | float | str]) -> None:
-        """Continues at a saved cursor."""
-        self.cursor = int(state["cursor"])
+        """Continues at a saved cursor.
+
+        Raises:
+            CheckpointError: the state is of another source.
+        """
+        cursor = state.get("cursor")
+        if not isinstance(cursor, int) or state.get("split") != self.split:
+            raise CheckpointError(f"{state!r} is no state of the {self.split!r} tasks of {self.spec.name!r}")
+        self.cursor = cursor
 
     def _next(self) -> Task:
         index, self.cursor = self.cursor, self.cursor + 1

@@ -115,6 +115,9 @@ class RunConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         for name in ("groups", "group_size", "concurrency", "checkpoint_every", "keep_checkpoints", "silent_steps"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} must be at least 1, got {getattr(self, name)!r}")
+        context, positions = self.limits.context, self.model.tiny.max_positions
+        if self.model.path is None and context is not None and context > positions:
+            raise ConfigError(f"limits.context {context!r} is more than model.tiny.max_positions {positions!r}")
         if self.steps < 0:
             raise ConfigError(f"steps must be at least 0, got {self.steps!r}")
         if self.evaluation.tasks < 0 or self.evaluation.every < 0:

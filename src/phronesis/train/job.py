@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from msgspec.structs import replace
 from transformers import PreTrainedTokenizerBase
 
 from phronesis import credit
@@ -17,13 +18,14 @@ from phronesis.data.traces import encode_all
 from phronesis.env import EnvSpec
 from phronesis.envs import registry
 from phronesis.errors import ConfigError
-from phronesis.evals.run import EvalSummary, evaluate, evaluate_swapped
+from phronesis.evals.run import EvalSummary, donors, evaluate, evaluate_swapped
 from phronesis.models import checkpoint as model_files
 from phronesis.models.decoder import Decoder
 from phronesis.models.tiny import tiny
 from phronesis.models.tokenizer import load_tokenizer, save_tokenizer
 from phronesis.records import Episode
 from phronesis.rollout.limits import Sampling
+from phronesis.seeding import stream
 from phronesis.store.index import Where
 from phronesis.store.run import Run, RunWriter
 from phronesis.train import checkpoint
@@ -57,14 +59,30 @@ def run(config: RunConfig, out: Path, *, resume: bool = False, listener: Listene
     """
     config.validate()
     spec = registry.get(config.env.name, config.env.args)
-    if config.prime is not None and spec.demonstrate is None:
-        raise ConfigError(f'environment {spec.name!r} has no demonstrations to prime on; set prime = "none"')
+    check(config, spec)
     with Run.create(out, config, resume=resume, success={spec.name: spec.success}) as writer:
         try:
+            if resume:
+                writer.event("resume", "continuing an interrupted run")
             return asyncio.run(_Job(config, spec, writer, listener).run())
         except Exception as error:
             writer.event("failure", f"{type(error).__name__}: {error}")
             raise
+
+
+def check(config: RunConfig, spec: EnvSpec) -> None:
+    """Refuses, before anything is written, what would only fail after priming or playing.
+
+    Raises:
+        ConfigError: priming without demonstrations, or a credit rule that cannot be built.
+        UnknownName: a split the environment lacks.
+    """
+    if config.prime is not None and spec.demonstrate is None:
+        raise ConfigError(f'environment {spec.name!r} has no demonstrations to prime on; set prime = "none"')
+    SpecTasks(spec, "train", config.seed)
+    if config.evaluation.tasks:
+        SpecTasks(spec, "heldout", config.seed)
+    credit.build(config.credit)
 
 
 class _Job:
@@ -86,7 +104,7 @@ class _Job:
         if self.config.evaluation.swapped and self.config.evaluation.tasks:
             await self._swap(policy)
         parameters = sum(p.numel() for p in policy.decoder.parameters())
-        summary = summarise_run(self.config, self.hash, parameters, self.writer, self.phases)
+        summary = summarise_run(self.config, self.hash, parameters, self.spec, self.writer, self.phases)
         self.writer.write_summary(summary)
         return summary
 
@@ -139,20 +157,25 @@ class _Job:
             self.writer.metrics(step.step - step.steps - 1, values)
             self.listener(Progress(phase="prime", done=step.step, total=step.steps, values=values))
 
-        fit(policy.decoder, encode_all(shown.conversations, policy.chat), prime.supervised, told)
+        seeded = replace(prime.supervised, seed=stream(self.config.seed, "prime", prime.supervised.seed))
+        fit(policy.decoder, encode_all(shown.conversations, policy.chat), seeded, told)
         self._took("prime", began)
 
     async def _train(self, policy: Seat, start: int) -> None:
-        config = self.config
-        began = time.monotonic()
+        config, began = self.config, time.monotonic()
 
         async def after_step(done: int, metrics: dict[str, float]) -> None:
+            nonlocal began
             self.listener(Progress(phase="train", done=done, total=config.steps, values=metrics))
             every = config.evaluation.every
             if every and done % every == 0 and done < config.steps:
+                self._add("train", began)
                 await self._evaluate(f"step{done}", policy, modes=("sampled",))
+                began = time.monotonic()
             if done % config.checkpoint_every == 0 or done == config.steps:
                 self._save(policy, done)
+                self._add("train", began)  # here, so that a resumed run adds up
+                began = time.monotonic()
 
         loop = Loop(
             config=config,
@@ -179,11 +202,13 @@ class _Job:
             began = time.monotonic()
             stage = policy.stage(self.spec, self.config, Sampling(temperature=0.0 if mode == "greedy" else 1.0))
             told = self._counter(name, len(tasks))
-            found, _ = await evaluate(stage, tasks, seed=self.config.seed, name=name, on_episode=told)
-            self._finish(name, found, began)
+            found, _ = await evaluate(
+                stage, tasks, seed=self.config.seed, name=name, concurrency=self.config.concurrency, on_episode=told
+            )
             if mode == "sampled":
                 at = {"before": 0, "after": self.config.steps}.get(when)
                 self._chart(int(when.removeprefix("step")) if at is None else at, found)
+            self._finish(name, found, began)
 
     async def _swap(self, policy: Seat) -> None:
         """Plays the sampled held-out episodes again on one another's thoughts."""
@@ -192,8 +217,14 @@ class _Job:
             return
         began = time.monotonic()
         episodes = sorted(self.writer.episodes(Where(kind="heldout_after")), key=lambda e: e.id)
+        pairs = len(donors(episodes))
+        if not pairs:
+            self.writer.event("skipped", "no two held-out episodes attempt different tasks with thoughts to swap")
+            return
         stage = policy.stage(self.spec, self.config, Sampling())
-        found, _ = await evaluate_swapped(stage, episodes, name=name, on_episode=self._counter(name, len(episodes)))
+        found, _ = await evaluate_swapped(
+            stage, episodes, name=name, concurrency=self.config.concurrency, on_episode=self._counter(name, pairs)
+        )
         self._finish(name, found, began)
 
     def _counter(self, name: str, total: int) -> Callable[[Episode], None]:
@@ -221,11 +252,16 @@ class _Job:
         self.writer.metrics(step, values)
 
     def _took(self, phase: str, began: float) -> None:
-        """Adds to a phase's wall-clock time; a resumed phase adds up."""
+        """A phase is over."""
+        seconds = self._add(phase, began)
+        self.writer.event("phase", f"{phase} took {seconds:.1f} s", seconds=seconds)
+
+    def _add(self, phase: str, began: float) -> float:
+        """Adds to a phase's wall-clock time, which a resumed phase continues; the time so far."""
         seconds = self.phases.get("seconds", dict[str, float]) or {}
         seconds[phase] = seconds.get(phase, 0.0) + time.monotonic() - began
         self.phases.put("seconds", seconds)
-        self.writer.event("phase", f"{phase} took {seconds[phase]:.1f} s", seconds=seconds[phase])
+        return seconds[phase]
 
     def _save(self, policy: Seat, step: int) -> None:
         tokenizer_files = [p for p in (self.folder / TOKENIZER).iterdir() if p.is_file()]

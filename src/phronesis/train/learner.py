@@ -60,7 +60,7 @@ class LearnerConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     mismatch_error: float = 0.5
     """Nats: a larger one stops training."""
     seed: int = 0
-    """Seeds the mini-batches."""
+    """Seeds the mini-batches; a job mixes it with the run's seed."""
 
     def __post_init__(self) -> None:
         for name in ("max_tokens", "epochs", "minibatches"):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections import Counter
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
@@ -16,13 +17,13 @@ from phronesis.env import TaskSource
 from phronesis.errors import TrainingError
 from phronesis.log import Heartbeat
 from phronesis.policy import Versioned
-from phronesis.records import EpisodeGroup
+from phronesis.records import Episode, EpisodeGroup
 from phronesis.rollout.play import Stage, play_groups
 from phronesis.store.run import RunWriter
 from phronesis.train.batching import build_batch
 from phronesis.train.config import RunConfig
-from phronesis.train.learner import Learner, UpdateMetrics
-from phronesis.train.measures import episode_metrics
+from phronesis.train.learner import Learner
+from phronesis.train.measures import episode_metrics, silence, update_metrics
 
 log = logging.getLogger(__name__)
 
@@ -53,7 +54,7 @@ async def train(loop: Loop, start: int = 0) -> None:
     Raises:
         TrainingError: numbers the learner cannot trust, or every episode of a step faulted.
     """
-    config, silent = loop.config, 0
+    config, silent = loop.config, silence(loop.run, start)
     for step in range(start, config.steps):
         began = time.monotonic()
         groups = await play_step(loop, step)
@@ -85,8 +86,13 @@ async def play_step(loop: Loop, step: int) -> list[EpisodeGroup]:
         total = config.groups * config.group_size
         return f"step {step}: {finished} of {total} episodes finished; {loop.stage.waits()}"
 
-    def count(seconds_reason: str, seconds: float) -> None:
-        loop.run.event("heartbeat", seconds_reason, step=step, waited=seconds)
+    def waited(why: str, seconds: float) -> None:
+        loop.run.event("heartbeat", why, step=step, waited=seconds)
+
+    def store(episode: Episode) -> None:
+        nonlocal finished
+        finished += 1
+        loop.run.append(episode)
 
     played = play_groups(
         loop.stage,
@@ -96,9 +102,9 @@ async def play_step(loop: Loop, step: int) -> list[EpisodeGroup]:
         name="train",
         step=step,
         concurrency=config.concurrency,
-        on_episode=loop.run.append,
+        on_episode=store,
     )
-    groups = await Heartbeat("play", listener=count).watch(played, reason)
+    groups = await Heartbeat("play", listener=waited).watch(played, reason)
     faults = [e for g in groups for e in g.episodes if e.stop.is_fault]
     if len(faults) == sum(len(g.episodes) for g in groups):
         failure = faults[0].failure
@@ -111,30 +117,11 @@ def alarm(loop: Loop, step: int, silent: int, groups: list[EpisodeGroup]) -> Non
     """Says loudly that nothing is being learned, and what the episodes looked like."""
     rewards = sorted({e.reward.value for g in groups for e in g.valid if e.reward and e.reward.value is not None})
     seen = f"every reward was {rewards[0]!r}" if len(rewards) == 1 else f"rewards seen: {rewards[:5]}"
+    stops = Counter(e.stop.value for g in groups for e in g.episodes).most_common()
     message = (
-        f"no signal for {silent} steps: no group had episodes of different reward ({seen}). Make tasks easier or harder, "
-        "raise the temperature or group_size, or prime the policy first"
+        f"no signal for {silent} steps: no group had episodes of different reward ({seen}; episodes ended by "
+        f"{', '.join(f'{stop} {n}' for stop, n in stops)}). Make tasks easier or harder, raise the temperature or group_size, "
+        "raise the limit that ends episodes, or prime the policy first"
     )
     log.warning("%s", message)
     loop.run.event("alarm", message, step=step, silent_steps=silent)
-
-
-def update_metrics(update: UpdateMetrics) -> dict[str, float]:
-    """An update's numbers under their metric keys; absent where nothing was updated."""
-    if not update.steps:
-        return {"update/tokens": 0.0}
-    return {
-        "update/loss": update.loss,
-        "update/grad_norm": update.grad_norm,
-        "update/lr": update.lr,
-        "update/kl_k1": update.kl_k1,
-        "update/kl_k3": update.kl_k3,
-        "update/clip_share": update.clip_share,
-        "update/ratio_max": update.ratio_max,
-        "update/advantage_mean": update.advantage_mean,
-        "update/advantage_std": update.advantage_std,
-        "update/tokens": float(update.tokens),
-        "mismatch/kl": update.mismatch_kl,
-        "mismatch/max_logprob_difference": update.mismatch_max,
-        "mismatch/mean_logprob_difference": update.mismatch_mean,
-    }

@@ -1,4 +1,4 @@
-"""What a step's episodes say, as metrics. Definitions are in `phronesis.train.metrics`."""
+"""What a step's episodes and its update say, as metrics. Definitions are in `phronesis.train.metrics`."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from statistics import fmean, pstdev
 from phronesis.env import EnvSpec
 from phronesis.evals.run import succeeded
 from phronesis.records import Credit, Episode, EpisodeGroup
+from phronesis.store.run import Run
+from phronesis.train.learner import UpdateMetrics
 
 
 def episode_metrics(spec: EnvSpec, groups: Sequence[EpisodeGroup], credits: Sequence[Credit]) -> dict[str, float]:
@@ -28,6 +30,33 @@ def episode_metrics(spec: EnvSpec, groups: Sequence[EpisodeGroup], credits: Sequ
         "tokens/context": float(sum(e.context_tokens for e in episodes)),
     }
     return metrics | _rewards(spec, episodes) | _entropies(episodes)
+
+
+def silence(run: Run, start: int) -> int:
+    """How many steps just before `start` had no signal, so that a resumed run does not forget its silence."""
+    quiet = {s.step for s in run.steps() if s.values.get("update/tokens") == 0.0} if start else set[int]()
+    return next(n for n in range(start + 1) if start - 1 - n not in quiet)
+
+
+def update_metrics(update: UpdateMetrics) -> dict[str, float]:
+    """An update's numbers under their metric keys; absent where nothing was updated."""
+    if not update.steps:
+        return {"update/tokens": 0.0}
+    return {
+        "update/loss": update.loss,
+        "update/grad_norm": update.grad_norm,
+        "update/lr": update.lr,
+        "update/kl_k1": update.kl_k1,
+        "update/kl_k3": update.kl_k3,
+        "update/clip_share": update.clip_share,
+        "update/ratio_max": update.ratio_max,
+        "update/advantage_mean": update.advantage_mean,
+        "update/advantage_std": update.advantage_std,
+        "update/tokens": float(update.tokens),
+        "mismatch/kl": update.mismatch_kl,
+        "mismatch/max_logprob_difference": update.mismatch_max,
+        "mismatch/mean_logprob_difference": update.mismatch_mean,
+    }
 
 
 def _rewards(spec: EnvSpec, episodes: Sequence[Episode]) -> dict[str, float]:

@@ -27,8 +27,19 @@ class Phases:
                 raise RunFolderError(f"{path.name} cannot be read ({error}); delete it to redo the evaluations") from error
 
     def get(self, name: str, kind: type[T]) -> T | None:
-        """The result of a finished phase; None when it is not finished."""
-        return None if name not in self._done else msgspec.convert(self._done[name], kind)
+        """The result of a finished phase; None when it is not finished.
+
+        Raises:
+            RunFolderError: it is of another form, as after a change of version.
+        """
+        if name not in self._done:
+            return None
+        try:
+            return msgspec.convert(self._done[name], kind)
+        except msgspec.ValidationError as error:
+            raise RunFolderError(
+                f"{name!r} in {self._path.name} cannot be read ({error}); delete the file to redo the evaluations"
+            ) from error
 
     def has(self, name: str) -> bool:
         """Whether a phase is finished."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from msgspec import Struct
 
+from phronesis.env import EnvSpec
 from phronesis.evals.run import EvalSummary
 from phronesis.store.run import Run
 from phronesis.train.config import RunConfig
@@ -58,6 +59,8 @@ class Summary(Struct, frozen=True, kw_only=True):
     """Nats: largest k3 divergence of any step between sampler and learner on the same weights; None without updates."""
     max_logprob_difference: float | None
     """Nats: largest |difference| of one token's log-probability between sampler and learner; None without updates."""
+    references: dict[str, float] = {}
+    """Mean rewards to compare with, where the environment promises them: ``optimum`` (its oracle), ``chance``."""
 
     @property
     def line(self) -> str:
@@ -72,13 +75,14 @@ class Summary(Struct, frozen=True, kw_only=True):
         )
 
 
-def summarise_run(config: RunConfig, hash: str, parameters: int, run: Run, phases: Phases) -> Summary:
+def summarise_run(config: RunConfig, hash: str, parameters: int, spec: EnvSpec, run: Run, phases: Phases) -> Summary:
     """Adds up what a run folder holds.
 
     Args:
         config: the run's settings.
         hash: of the resolved config.
         parameters: weights of the policy.
+        spec: the environment.
         run: its metrics are read, so that a resumed run counts every step once.
         phases: results of finished phases.
     """
@@ -112,4 +116,9 @@ def summarise_run(config: RunConfig, hash: str, parameters: int, run: Run, phase
         learn_tokens_per_second=learned / learning if learning else None,
         mismatch_kl=largest("mismatch/kl"),
         max_logprob_difference=largest("mismatch/max_logprob_difference"),
+        references={
+            name: reward
+            for name, reward in (("optimum", spec.oracle_reward), ("chance", spec.chance_reward))
+            if reward is not None
+        },
     )

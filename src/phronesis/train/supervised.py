@@ -58,7 +58,7 @@ class SupervisedConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     checkpointing: bool = False
     """Recompute layers in the backward pass to save memory."""
     seed: int = 0
-    """Seeds the order of traces."""
+    """Seeds the order of traces; a job mixes it with the run's seed."""
 
     def __post_init__(self) -> None:
         for name in ("epochs", "batch_tokens", "micro_tokens"):
