@@ -167,9 +167,10 @@ class EpisodeSession:
         self._tools = reply.tools or ()
         if not a.opening:
             a.opening, a.tools = tuple(self._messages), self._tools
-        self._pending = self._render("chat.open", lambda: a.chat.open(self._messages, self._tools))
         if reply.done:
             self.over = reply.stop or Stop.completed
+            return
+        self._pending = self._render("chat.open", lambda: a.chat.open(self._messages, self._tools))
 
     async def sample(
         self,
