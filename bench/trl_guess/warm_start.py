@@ -13,7 +13,6 @@ import random
 import sys
 from pathlib import Path
 
-import msgspec
 from transformers import GenerationConfig, PreTrainedTokenizerFast
 
 from bench.trl_guess.game import CALLS, QUESTION
@@ -62,9 +61,7 @@ def make(out: Path, width: int, layers: int, games: int, seed: int) -> None:
     prompt = tokenizer.apply_chat_template(
         [{"role": "user", "content": QUESTION}], tools=[tool_schema()], add_generation_prompt=True, return_dict=False
     )
-    sizes = TinyModel(width=width, layers=layers, heads=4, kv_heads=4, head_dim=32, mlp_width=3 * width, embed_std=0.4)
-    if width > 64:
-        sizes = msgspec.structs.replace(sizes, head_dim=width // 4, embed_std=0.2)
+    sizes = TinyModel(width=width, layers=layers, heads=4, kv_heads=2, head_dim=width // 4, mlp_width=3 * width, embed_std=0.4)
     model = tiny(sizes, len(tokenizer), seed)
     rng = random.Random(seed)
     played = [play(tokenizer, rng) for _ in range(games)]
