@@ -7,7 +7,7 @@ decoded back, because the base alphabet is all 256 bytes.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Literal, cast
 
@@ -269,3 +269,8 @@ def load_tokenizer(path: str | Path) -> PreTrainedTokenizerFast:
 def save_tokenizer(tokenizer: PreTrainedTokenizerBase, folder: str | Path) -> None:
     """Writes a tokenizer and its chat template in ordinary Hugging Face format."""
     tokenizer.save_pretrained(str(folder))  # pyright: ignore[reportUnknownMemberType]
+
+
+def decode(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> str:
+    """The text of ids, special tokens included."""
+    return str(tokenizer.decode(list(ids)))  # pyright: ignore[reportUnknownMemberType]

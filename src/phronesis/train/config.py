@@ -95,6 +95,8 @@ class RunConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """How a batch becomes new weights."""
     evaluation: EvalConfig = EvalConfig()
     """Held-out evaluation."""
+    threads: int | None = None
+    """Threads torch computes with; None leaves torch's own choice. Another number may change the last bits of results."""
     concurrency: int = 512
     """Most episodes in flight."""
     checkpoint_every: int = 10
@@ -120,6 +122,8 @@ class RunConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
             raise ConfigError(f"limits.context {context!r} is more than model.tiny.max_positions {positions!r}")
         if self.steps < 0:
             raise ConfigError(f"steps must be at least 0, got {self.steps!r}")
+        if self.threads is not None and self.threads < 1:
+            raise ConfigError(f"threads must be at least 1, got {self.threads!r}")
         if self.evaluation.tasks < 0 or self.evaluation.every < 0:
             raise ConfigError("evaluation.tasks and evaluation.every must be at least 0")
         if self.prime is not None and self.prime.demonstrations < 1:

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import torch
 from msgspec.structs import replace
 from transformers import PreTrainedTokenizerBase
 
@@ -60,6 +61,8 @@ def run(config: RunConfig, out: Path, *, resume: bool = False, listener: Listene
     config.validate()
     spec = registry.get(config.env.name, config.env.args)
     check(config, spec)
+    if config.threads is not None:
+        torch.set_num_threads(config.threads)
     with Run.create(out, config, resume=resume, success={spec.name: spec.success}) as writer:
         try:
             if resume:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 
-import msgspec
+from msgspec.structs import replace
 from transformers import PreTrainedTokenizerBase
 
 from phronesis.chat.detect import format_for
@@ -13,9 +14,11 @@ from phronesis.engine.embedded import EmbeddedEngine
 from phronesis.env import EnvSpec
 from phronesis.errors import ConfigError
 from phronesis.models.decoder import Decoder
+from phronesis.models.tokenizer import decode
 from phronesis.reason.react import ReAct
 from phronesis.rollout.limits import Sampling
 from phronesis.rollout.play import Stage
+from phronesis.seeding import stream
 from phronesis.train.config import RunConfig
 from phronesis.train.learner import Learner
 
@@ -39,7 +42,7 @@ class Seat:
         """A stage on which this policy plays."""
         limits = config.limits
         if limits.context is None:
-            limits = msgspec.structs.replace(limits, context=self.decoder.config.max_positions)
+            limits = replace(limits, context=self.decoder.config.max_positions)
         return Stage(spec=spec, policy=self.engine, chat=self.chat, agent=ReAct(), limits=limits, sampling=sampling)
 
 
@@ -64,7 +67,8 @@ def seat(config: RunConfig, tokenizer: PreTrainedTokenizerBase, decoder: Decoder
             f"the tokenizer has {len(tokenizer)} ids, the model {decoder.config.vocab_size}; use the tokenizer it was made with"
         )
     chat = format_for(tokenizer, config.model.retention)
-    engine = EmbeddedEngine(decoder, decode=lambda ids: str(tokenizer.decode(list(ids))))
+    engine = EmbeddedEngine(decoder, decode=partial(decode, tokenizer))
     for _ in range(version):
         engine.advance()
-    return Seat(tokenizer, chat, decoder, Learner(decoder, config.learner), engine)
+    learning = replace(config.learner, seed=stream(config.seed, "learner", config.learner.seed))
+    return Seat(tokenizer, chat, decoder, Learner(decoder, learning), engine)
