@@ -92,7 +92,8 @@ _DEFINED = (
     _metric(
         "mismatch/max_logprob_difference",
         "nats",
-        "Largest |difference| between the sampler's and the learner's log-probability of one token; above 0.01 the gradient is off-policy.",
+        "Largest |difference| between the sampler's and the learner's log-probability of one token; above 0.01 the gradient "
+        "is off-policy.",
         "max",
     ),
     _metric(
