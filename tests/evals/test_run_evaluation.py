@@ -38,9 +38,14 @@ def episode(name, reward, *, task="t", difficulty=None, stop=Stop.completed, tur
     scored = None if reward is None else Reward(components=(Component(name="r", score=reward),))
     failure = Failure(where="env.step", kind="OSError", message="gone") if stop.is_fault else None
     return Episode(
-        id=name, task=Task(id=task, env="x", difficulty=difficulty), seed=len(name), turns=turns or (turn(),), stop=stop, reward=scored,
+        id=name,
+        task=Task(id=task, env="x", difficulty=difficulty),
+        seed=len(name),
+        turns=turns or (turn(),),
+        stop=stop,
+        reward=scored,
         failure=failure,
-    )  # fmt: skip
+    )
 
 
 FOUR = [
