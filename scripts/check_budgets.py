@@ -6,7 +6,7 @@ Exit code 1 when a hard limit is broken; aims that are missed are printed as not
 |---|---|---|
 | lines of a file in src/ | 400 | 500 |
 | lines of a function, docstring not counted | 60 | 100 |
-| positional parameters of a function, self not counted; commands have none | 4 | 6 |
+| positional parameters of a function, self and torch's ctx not counted; commands have none | 4 | 6 |
 | docstring on every public module, class, function | | always |
 | paths of one machine, unfinished-work markers, imports of phronesis inside a function | | never |
 """
@@ -75,7 +75,7 @@ def is_command(node: Function) -> bool:
 def check_function(path: Path, node: Function) -> Iterator[Finding]:
     """Length, parameters and inner imports of one function."""
     yield from grade(path, node.lineno, f"lines of {node.name}", body_lines(node), FUNCTION_LINES)
-    positional = [a.arg for a in (*node.args.posonlyargs, *node.args.args) if a.arg not in ("self", "cls")]
+    positional = [a.arg for a in (*node.args.posonlyargs, *node.args.args) if a.arg not in ("self", "cls", "ctx")]
     if not is_command(node):
         yield from grade(path, node.lineno, f"positional parameters of {node.name}", len(positional), PARAMETERS)
     for inner in ast.walk(node):

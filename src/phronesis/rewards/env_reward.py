@@ -74,7 +74,7 @@ def acted_turns(episode: Episode) -> tuple[int, ...]:
 
     An episode that never forked has one line of turns, possibly over several roots (a rewritten history starts a new one):
     every acted turn counts. After a fork only one line was the agent's choice: the one that ends in the last leaf. A fork is
-seen by two turns with one parent; a fork at the very first turn looks like a rewritten history and is counted as one.
+    seen by two turns with one parent; a fork at the very first turn looks like a rewritten history and is counted as one.
     """
     acted = [i for i, turn in enumerate(episode.turns) if turn.reply is not None]
     parents = [turn.parent for turn in episode.turns if turn.parent is not None]

@@ -69,15 +69,15 @@ async def play(stage: Stage, ticket: Ticket) -> Episode:
         asyncio.CancelledError: the caller gave up; environments are closed first.
     """
     attempt = Attempt(
-        ticket.task,
-        ticket.seed,
-        stage.spec.make,
-        stage.policy,
-        stage.chat,
-        stage.limits,
-        stage.sampling,
-        ticket.id,
-        stage.waiting,
+        task=ticket.task,
+        seed=ticket.seed,
+        make_env=stage.spec.make,
+        policy=stage.policy,
+        chat=stage.chat,
+        limits=stage.limits,
+        sampling=stage.sampling,
+        key=ticket.id,
+        waiting=stage.waiting,
     )
     try:
         session = EpisodeSession(attempt, await attempt.open_env())

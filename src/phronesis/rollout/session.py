@@ -42,6 +42,7 @@ class Attempt:
         self,
         task: Task,
         seed: int,
+        *,
         make_env: Callable[[], Env],
         policy: Policy,
         chat: ChatFormat,
