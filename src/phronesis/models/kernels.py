@@ -99,8 +99,9 @@ def gated(gate_up_N2M: Tensor) -> Tensor:
 class _Heads(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: _Context, qkv: Tensor, scale: Tensor | None, cos: Tensor, sin: Tensor, heads: int, eps: float
+        ctx: _Context, qkv: Tensor, scale: Tensor | None, turn: tuple[Tensor, Tensor], heads: int, eps: float
     ) -> tuple[Tensor, Tensor]:
+        cos, sin = turn
         kv_heads = (qkv.shape[1] - heads) // 2
         raw = qkv[:, : heads + kv_heads]
         inverse = None if scale is None else _inverse_rms(raw, eps)
@@ -122,13 +123,13 @@ class _Heads(torch.autograd.Function):
         qk = rotate(grad[:, :turned], cos, torch.roll(sin, sin.shape[-1] // 2, -1))
         if scale is None or inverse is None:
             grad[:, :turned] = qk
-            return grad, None, None, None, None, None
+            return grad, None, None, None, None
         wide, raw = inverse.dtype, qkv[:, :turned]
         both = qk.to(wide) * raw
         grad_scale = (both * inverse).sum(0).to(scale.dtype)
         pull = (both.mul_(scale).sum(-1, keepdim=True)) * inverse.pow(3).div_(-qkv.shape[-1])
         grad[:, :turned] = (qk.to(wide) * scale).mul_(inverse).addcmul_(raw.to(wide), pull)
-        return grad, grad_scale, None, None, None, None
+        return grad, grad_scale, None, None, None
 
 
 def heads(
@@ -146,7 +147,7 @@ def heads(
     Returns:
         Queries `[N, H, E]`, and keys followed by values `[N, 2 J, E]`.
     """
-    return cast("tuple[Tensor, Tensor]", _apply(_Heads, qkv_NPE, scale, cos_N1E, sin_N1E, count, eps))
+    return cast("tuple[Tensor, Tensor]", _apply(_Heads, qkv_NPE, scale, (cos_N1E, sin_N1E), count, eps))
 
 
 class _Rows(torch.autograd.Function):
