@@ -283,3 +283,23 @@ def test_ready_coroutines_join_the_same_step(decoder):
 
     asyncio.run(play())
     assert engine.counters.steps == 15  # never a step with only some of them
+
+
+def test_more_episodes_than_slots_do_not_throw_each_other_out(decoder):
+    engine = EmbeddedEngine(decoder, EngineConfig(slots=4))
+    cached = []
+
+    async def episode(i):
+        prompt = (i, i + 1, i + 2)
+        for turn in range(3):
+            got = await engine.sample(prompt, SamplingParams(max_tokens=5, seed=turn, cache_key=str(i)))
+            cached.append((turn, got.cached_tokens - len(prompt)))
+            prompt = (*prompt, *got.ids, 5)
+        engine.release(str(i))
+
+    async def play():
+        await asyncio.gather(*[episode(i) for i in range(12)])
+
+    asyncio.run(play())
+    assert engine.counters.evicted == 0
+    assert {(t, c) for t, c in cached if t > 0} == {(1, -2), (2, -2)}  # all but the new id and the last one produced

@@ -37,7 +37,7 @@ class EngineConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     """Most ids of prompt and completion together; None takes the model's own limit."""
     chunk: int = 128
     """Prompt tokens of one sequence computed in one pass."""
-    pass_tokens: int = 2048
+    pass_tokens: int = 1024
     """Prompt tokens of all sequences computed in one pass, about."""
 
 
@@ -67,6 +67,7 @@ class EmbeddedEngine:
         self._runner = Runner(decoder, c.slots, context, c.chunk, c.pass_tokens, decode)
         self._waiting: deque[Request] = deque()
         self._arrivals = 0
+        self._seen = 0
         self._unsettled = False
         self._driver: asyncio.Task[None] | None = None
 
@@ -162,7 +163,9 @@ class EmbeddedEngine:
 
     def _round(self) -> None:
         """Admits what fits, then one token for everyone."""
-        self._runner.admit(self._waiting)
+        if self._runner.freed or self._seen != self._arrivals or self._runner.stale:
+            self._seen = self._arrivals
+            self._runner.admit(self._waiting)
         for request, completion in self._runner.step():
             self._unsettled = True
             if not request.future.done():

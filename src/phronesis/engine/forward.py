@@ -176,7 +176,7 @@ class Forward:
         slot_index, at = torch.arange(slots, device=tokens_R.device), positions_R[:slots]
         mask = cache.mask[:slots, None, :visible]
         x = F.embedding(tokens_R, self._embed)
-        mixed = x.new_zeros(rows, c.heads * c.head_dim)
+        padding = x.new_zeros(rows - slots, c.heads * c.head_dim)
         for n, w in enumerate(self._layers):
             qk, v = self._project(w, x, cos, sin)
             keys, values = cache.keys[n], cache.values[n]
@@ -188,8 +188,8 @@ class Forward:
             scores = torch.bmm(q, keys[:slots].flatten(0, 1)[:, :, :visible])
             scores.view(slots, -1, visible).add_(mask)
             out = _weigh(scores, values[:slots].flatten(0, 1))
-            mixed[:slots] = out[:, :groups].reshape(slots, -1)
-            x = self._finish(w, x, mixed)
+            mixed = out[:, :groups].reshape(slots, -1)
+            x = self._finish(w, x, mixed if rows == slots else torch.cat([mixed, padding]))
         return self.logits(_norm(x, self._final_norm, c.norm_eps))
 
     def prefill(self, cache: KVCache, pieces: list[Piece]) -> Tensor:

@@ -87,17 +87,20 @@ class Runner:
         self._rows = Rows()
         self.running: dict[int, Request] = {}
         """Running requests by slot."""
-        self._stale: set[int] = set()
+        self.stale: set[int] = set()
+        """Running slots to be computed again, because the weights changed."""
         self._special: list[Request] = []
         self.version = 0
         """Weights in use."""
+        self.freed = True
+        """Something ended or was given up since the last `admit`, so that waiting requests may find room."""
         self.counters = Counters()
 
     def advance(self) -> None:
         """The weights changed: nothing cached is valid any more."""
         self.version += 1
         self.forward.bind()
-        self._stale = set(self.running)
+        self.stale = set(self.running)
         self._slots.drop_idle()
 
     def reset(self) -> None:
@@ -111,31 +114,35 @@ class Runner:
         slot = self._slots.slot_of.get(key)
         if slot is not None:
             self._slots.forget_key(slot)
+            self.freed = True
 
     def drop(self, request: Request) -> None:
         """Takes a running request out."""
         slot = request.slot
         del self.running[slot]
+        self.freed = True
         if request in self._special:
             self._special.remove(request)
         self._slots.leave(slot)
         self._rows.set(slot, None)
-        if slot in self._stale:
-            self._stale.discard(slot)
+        if slot in self.stale:
+            self.stale.discard(slot)
             self._slots.filled[slot] = 0
 
     @torch.inference_mode()
     def admit(self, waiting: deque[Request]) -> None:
-        """Gives waiting requests slots, in order of arrival while there is room, and computes their prompts."""
+        """Gives waiting requests slots, in order of arrival as far as there is room, and computes their prompts."""
         self._refresh()
+        self.freed = False
         fills: list[_Fill] = []
         level: dict[int, int] = {}
-        while waiting:
-            fill = self._place(waiting[0], level)
-            if fill is None:
-                break
-            waiting.popleft()
-            fills.append(fill)
+        owners = [r for r in waiting if r.params.cache_key in self._slots.slot_of]
+        strangers = [r for r in waiting if r.params.cache_key not in self._slots.slot_of]
+        for request in (*owners, *strangers):  # owners first, so that strangers see how few slots are really idle
+            if not self._slots.has_room(request.params.cache_key):
+                continue
+            fills.append(self._place(request, level))
+            waiting.remove(request)
         for depth in sorted({f.level for f in fills}):
             here = [f for f in fills if f.level == depth]
             for f in here:
@@ -186,13 +193,11 @@ class Runner:
         ids, logprobs, entropies = (t.cpu().numpy() for t in drawn)
         return ids, logprobs, entropies
 
-    def _place(self, request: Request, level: dict[int, int]) -> _Fill | None:
-        """Chooses a slot, enters the request and says what must be computed; None when all slots are running."""
+    def _place(self, request: Request, level: dict[int, int]) -> _Fill:
+        """Chooses a slot, enters the request and says what must be computed."""
         books, n = self._slots, len(request.prompt)
         matches = books.matches(request.prompt[:-1])
         slot = books.choose(request.params.cache_key, matches)
-        if slot is None:
-            return None
         end = min(n + request.params.max_tokens, self._context)
         self._make_room(slot + 1, end + 1)
         start, source, depth = (int(matches[slot]) if slot < len(matches) else 0), None, 0
@@ -235,7 +240,7 @@ class Runner:
 
     def _refresh(self) -> None:
         """Computes running sequences again after the weights changed."""
-        stale, self._stale = sorted(self._stale), set()
+        stale, self.stale = sorted(self.stale), set()
         self._compute([Range(slot, 0, int(self._slots.filled[slot])) for slot in stale])
 
     def _compute(self, ranges: list[Range]) -> None:

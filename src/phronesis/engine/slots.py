@@ -59,11 +59,10 @@ class Slots:
         first = np.where(differs.any(1), differs.argmax(1), width) if width else np.zeros(self.count, np.int64)
         return np.minimum(first, self.filled)
 
-    def choose(self, key: str | None, matches: NDArray[np.int64]) -> int | None:
+    def choose(self, key: str | None, matches: NDArray[np.int64]) -> int:
         """The slot for a new request: its own by key, else one nobody claims, else the least recently used one.
 
-        Returns:
-            A slot that is not running, the next new one (equal to `count`), or None when all are running.
+        Only when `has_room`. A result equal to `count` is the next new slot.
         """
         own = None if key is None else self.slot_of.get(key)
         if own is not None and not self.running[own]:
@@ -76,7 +75,21 @@ class Slots:
             return best if matches[best] >= WORTH else min(unclaimed, key=lambda i: (int(self.filled[i]) > 0, i))
         if self.count < self.limit:
             return self.count
-        return None if not len(idle) else int(idle[self.used[idle].argmin()])
+        return int(idle[self.used[idle].argmin()])
+
+    def has_room(self, key: str | None) -> bool:
+        """Whether `choose` would find a slot.
+
+        A sequence kept for a key is given up for a stranger only while fewer than half of the slots run: with more episodes
+        than slots, those that began go on with what is cached, and the rest wait for one of them to end.
+        """
+        own = None if key is None else self.slot_of.get(key)
+        if own is not None and not self.running[own]:
+            return True
+        running = int(self.running.sum())
+        if 2 * running < self.limit or self.count < self.limit:
+            return True
+        return self.count > running + sum(not self.running[slot] for slot in self.key_of)
 
     def take(self, slot: int, key: str | None) -> bool:
         """Marks a slot as running for a key; returns True when another key's sequence is lost by it."""
