@@ -207,3 +207,18 @@ def test_control_c_says_how_to_continue(tmp_path: Path):
     with Run.open(folder) as run:
         assert len(run.rows()) >= 16 and not run.active and run.damage().bytes == 0
     assert interrupted(tmp_path / "absent") == "interrupted before anything was written"
+
+
+def test_a_context_that_the_prompt_fills_is_refused(run: Command, tmp_path: Path):
+    seen = run("train", "quickstart", *SMALL, "limits.context=8", "--out", str(tmp_path / "a"))
+    assert seen.code == 2
+    assert "limits.context 8 is smaller than the prompt: task 'train-d' opens with 11 ids" in seen.err
+    assert not (tmp_path / "a" / "checkpoints").exists()
+
+
+def test_the_advice_for_a_lone_episode_can_be_followed(run: Command):
+    """The recipe's GiGPO calls its baseline `episode`, the other rules `baseline`."""
+    for rule, field in (([], "credit.episode.type"), (["credit.type=trajectory"], "credit.baseline.type")):
+        lone = ("train", "quickstart", "--show", "group_size=1", *rule)
+        assert f'{field} = "none"' in run(*lone).err
+        assert run(*lone, f"{field}=none").code == 0

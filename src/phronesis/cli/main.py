@@ -43,7 +43,7 @@ Commands:
 Examples:
   phronesis train quickstart                     the whole story on a laptop, in minutes
   phronesis train quickstart --seed 3 steps=60   with another seed, and a setting changed
-  phronesis report runs/quickstart-0             see what it learned
+  phronesis report runs/quickstart-seed0         see what it learned
   phronesis play ledger                          do better yourself
   phronesis env list                             what there is to play
 

@@ -16,9 +16,9 @@ app = new_app()
 
 @app.command(
     epilog=examples(
-        "phronesis report runs/quickstart-0",
-        "phronesis report runs/quickstart-0 --json",
-        "xdg-open $(phronesis report runs/quickstart-0)",
+        "phronesis report runs/quickstart-seed0",
+        "phronesis report runs/quickstart-seed0 --json",
+        "xdg-open $(phronesis report runs/quickstart-seed0)",
     )
 )
 def report(

@@ -131,13 +131,18 @@ class RunConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         if self.steps and self.group_size == 1 and _needs_siblings(self.credit):
             raise ConfigError(
                 "group_size 1 with a baseline from the group: an episode has no siblings to be compared with, so every "
-                'advantage would be 0; set group_size to 2 or more, or credit.baseline.type = "none"'
+                f'advantage would be 0; set group_size to 2 or more, or credit.{_baseline_field(self.credit)}.type = "none"'
             )
         if self.groups * self.group_size % self.learner.minibatches:
             raise ConfigError(
                 f"groups x group_size = {self.groups * self.group_size} episodes do not divide into "
                 f"learner.minibatches = {self.learner.minibatches}"
             )
+
+
+def _baseline_field(credit: CreditConfig | str) -> str:
+    """The field of a built-in rule that says what an episode is compared with."""
+    return "episode" if isinstance(credit, GiGPOCredit) else "baseline"
 
 
 def _needs_siblings(credit: CreditConfig | str) -> bool:

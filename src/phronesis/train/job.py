@@ -6,6 +6,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable
+from dataclasses import replace as replace_data
 from pathlib import Path
 
 import torch
@@ -13,6 +14,7 @@ from msgspec.structs import replace
 from transformers import PreTrainedTokenizerBase
 
 from phronesis import credit
+from phronesis.agent import Session
 from phronesis.config import config_hash
 from phronesis.data.sources import SpecTasks
 from phronesis.data.traces import encode_all
@@ -24,8 +26,9 @@ from phronesis.models import checkpoint as model_files
 from phronesis.models.decoder import Decoder
 from phronesis.models.tiny import tiny
 from phronesis.models.tokenizer import load_tokenizer, save_tokenizer
-from phronesis.records import Episode
+from phronesis.records import Episode, Task
 from phronesis.rollout.limits import Sampling
+from phronesis.rollout.play import Stage, Ticket, play
 from phronesis.seeding import stream
 from phronesis.store.index import Where
 from phronesis.store.run import Run, RunWriter
@@ -88,6 +91,32 @@ def check(config: RunConfig, spec: EnvSpec) -> None:
     credit.build(config.credit)
 
 
+class _Look:
+    """An agent that only looks at the room the first prompt leaves."""
+
+    room: int | None = None
+    """Ids left in the context; None when there is no limit, or the episode never began."""
+
+    async def run(self, session: Session) -> None:
+        """Looks."""
+        self.room = session.budget.context
+
+
+async def check_context(stage: Stage, task: Task, seed: int) -> None:
+    """Refuses a context that the first prompt of a task fills. An environment that fails here is left to be found by play.
+
+    Raises:
+        ConfigError: no id would fit behind the prompt.
+    """
+    look, limit = _Look(), stage.limits.context
+    await play(replace_data(stage, agent=look), Ticket(id="look", task=task, seed=stream(seed, "look")))
+    if limit is not None and look.room is not None and look.room <= 0:
+        raise ConfigError(
+            f"limits.context {limit!r} is smaller than the prompt: task {task.id!r} opens with {limit - look.room} ids; raise "
+            "limits.context, or use a model with more positions"
+        )
+
+
 class _Job:
     """One run while it happens."""
 
@@ -126,6 +155,8 @@ class _Job:
         began = time.monotonic()
         tokenizer, decoder, shown = await self._make()
         policy = seat(self.config, tokenizer, decoder)
+        first = SpecTasks(self.spec, "train", self.config.seed).draw(1)[0]
+        await check_context(policy.stage(self.spec, self.config, self.config.sampling), first, self.config.seed)
         save_tokenizer(tokenizer, self.folder / TOKENIZER)
         self._took("make", began)
         if shown.conversations:
