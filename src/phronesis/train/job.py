@@ -48,12 +48,16 @@ TOKENIZER = "tokenizer"
 """Folder, beside the checkpoints, of the tokenizer every checkpoint gets a copy of."""
 
 
-def run(config: RunConfig, out: Path, *, resume: bool = False, listener: Listener = silent) -> Summary:
+def run(
+    config: RunConfig, out: Path, *, spec: EnvSpec | None = None, resume: bool = False, listener: Listener = silent
+) -> Summary:
     """Does a whole run and writes its folder.
 
     Args:
         config: what to do.
         out: the run folder; must be new or empty, unless `resume`.
+        spec: an environment at hand, instead of the one `config.env` names. The command line can evaluate and replay such a
+            run only when `config.env` names it too, e.g. by import path.
         resume: continue an interrupted run of the same config; finished phases are not done again.
         listener: told about every step.
 
@@ -62,7 +66,7 @@ def run(config: RunConfig, out: Path, *, resume: bool = False, listener: Listene
         TrainingError: the learner met numbers it cannot trust.
     """
     config.validate()
-    spec = registry.get(config.env.name, config.env.args)
+    spec = spec or registry.get(config.env.name, config.env.args)
     check(config, spec)
     if config.threads is not None:
         torch.set_num_threads(config.threads)

@@ -69,8 +69,12 @@ class Books(Struct, frozen=True, kw_only=True):
 
     @property
     def key(self) -> str:
-        """Hash of everything that makes this problem this problem."""
-        return digest({"amounts": {**self.amounts}, "renamed": {**self.renamed}, "busy": self.busy, "asked": self.asked})
+        """Hash of the problem itself: the names asked, where they lead, and the amounts there.
+
+        Bystanders and busy answers are left out, so that two tasks that differ in nothing else are the same problem.
+        """
+        led = [self.renamed.get(name, name) for name in self.asked]
+        return digest({"asked": self.asked, "led": led, "amounts": [self.amounts.get(name) for name in led]})
 
 
 def question(names: list[str] | tuple[str, ...]) -> str:
