@@ -1,0 +1,79 @@
+"""The probes with demonstrations of random behaviour: enough to know how to answer, nothing about what pays."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from dataclasses import replace
+
+from phronesis.env import Env, EnvSpec, Expert, Legal
+from phronesis.envs import probes
+from phronesis.envs.scripted import Clock, Speaker, play_scripted, uniform
+from phronesis.records import Conversation, Message, ToolSpec
+from phronesis.seeding import rng, stream
+
+
+def careless(source: random.Random) -> Speaker:
+    """Looks every other time, mostly says what it saw, else anything."""
+
+    async def speak(env: Env, tools: tuple[ToolSpec, ...]) -> Message:
+        assert isinstance(env, Legal) and isinstance(env, Expert)
+        look, *letters = await env.legal()
+        if source.random() < 0.5:
+            return look
+        best = await env.expert()
+        return best if best != look and source.random() < 0.9 else source.choice(letters)
+
+    return speak
+
+
+def taught(spec: EnvSpec, manner: Callable[[random.Random], Speaker] = uniform) -> EnvSpec:
+    """The environment, showing an agent that picks legal actions without knowing what they are good for."""
+
+    async def show(index: int, seed: int) -> Conversation:
+        task = spec.task("train", index % (spec.sizes["train"] or 1))
+        speaker = manner(rng(seed, "lesson"))
+        played = await play_scripted(spec, task, stream(seed, "world"), speaker, clock=Clock(5.0))
+        pairs = zip(played.actions, played.replies, strict=True)
+        return Conversation(
+            opening=played.opening.messages,
+            tools=played.opening.tools or (),
+            exchanges=tuple((said, heard.messages) for said, heard in pairs),
+        )
+
+    return replace(spec, demonstrate=show)
+
+
+def bandit() -> EnvSpec:
+    return taught(probes.bandit())
+
+
+def copy(letters: int = 2) -> EnvSpec:
+    return taught(probes.copy(letters))
+
+
+def memory(letters: int = 2) -> EnvSpec:
+    return taught(probes.memory(letters))
+
+
+def recovery(letters: int = 2, busy: int = 1) -> EnvSpec:
+    return taught(probes.recovery(letters, busy), careless)
+
+
+def breaking(kind: str = "reset") -> EnvSpec:
+    """A bandit whose world is gone."""
+    spec = bandit()
+
+    def make() -> object:
+        env = spec.make()
+
+        async def fail(*_: object) -> None:
+            raise ConnectionError("the world is gone")
+
+        setattr(env, kind, fail)
+        return env
+
+    return replace(spec, make=make)  # pyright: ignore[reportArgumentType]
+
+
+MAKERS: dict[str, Callable[..., EnvSpec]] = {"bandit": bandit, "copy": copy, "memory": memory, "recovery": recovery}
