@@ -9,6 +9,7 @@ import subprocess
 import sys
 import tomllib
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import msgspec
@@ -193,7 +194,9 @@ def test_control_c_says_how_to_continue(tmp_path: Path):
     folder = tmp_path / "run"
     words = ["train", "quickstart", *SMALL, "steps=1000000", "evaluation.tasks=0", "--out", str(folder)]
     command = [sys.executable, "-c", "from phronesis.cli.main import main; raise SystemExit(main())", *words]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    # A shell that starts the tests in the background has them ignore the interrupt, and children inherit that.
+    listening = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=listening)
     assert process.stderr is not None
     for line in process.stderr:
         if '"step": 2' in line:

@@ -33,7 +33,7 @@ def quickstart() -> RunConfig:
         ),
         limits=Limits(max_turns=14, max_turn_tokens=48),
         prime=PrimeConfig(
-            demonstrations=5000,
+            demonstrations=4000,
             supervised=SupervisedConfig(
                 batch_tokens=1000,
                 optimizer=MuonConfig(lr=0.03, rest=AdamWConfig(lr=5e-3)),

@@ -19,13 +19,13 @@ from phronesis.records import Message, TextPart, ToolCall
 class Habits(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """How often the book-keeper does what; all in [0, 1]."""
 
-    retry: float = 0.65
+    retry: float = 0.6
     """Asks again after "busy" (else counts the account as 0)."""
-    follow: float = 0.65
+    follow: float = 0.6
     """Follows a redirect (else counts the account as 0)."""
     slip: float = 0.02
     """Writes a total that is off by one after adding."""
-    forget: float = 0.12
+    forget: float = 0.2
     """Leaves one account out of its list."""
     check: float = 0.05
     """Looks up one account again before answering, and leaves the total as it is."""
@@ -38,8 +38,8 @@ PERFECT = Habits(retry=1.0, follow=1.0, slip=0.0, forget=0.0, check=0.0)
 class Bookkeeper:
     """One scripted episode: give it each reply, get the next assistant message.
 
-    The think block is its working memory: the sum just made or the total so far, and the accounts left, the current one
-    first, e.g. ``total 2 + 3 = 5, left "jade" "onyx"``.
+    The think block is its working memory: the total so far and the accounts left, the current one first, e.g.
+    ``total 5, left "jade" "onyx"``.
     """
 
     def __init__(self, asked: tuple[str, ...], habits: Habits, source: random.Random) -> None:
@@ -49,7 +49,6 @@ class Bookkeeper:
             self._left.pop(source.randrange(len(asked)))
         self._asked = asked
         self._total = 0
-        self._sum: str | None = None
         self._checking = False
         self._calls = 0
 
@@ -60,7 +59,6 @@ class Bookkeeper:
     def next(self, reply: str) -> Message:
         """The message that follows a look-up's answer."""
         if self._checking:
-            self._sum = None
             self._left.clear()
         else:
             self._read(reply)
@@ -71,7 +69,6 @@ class Bookkeeper:
 
     def _read(self, reply: str) -> None:
         """Updates the total and what is left from what the ledger said."""
-        self._sum = None
         if "busy" in reply and self._source.random() < self._habits.retry:
             return
         if (moved := re.search(r'renamed to "(\w+)"', reply)) and self._source.random() < self._habits.follow:
@@ -79,15 +76,13 @@ class Bookkeeper:
             return
         self._left.pop(0)
         if amount := re.search(r"amount (\d+)", reply):
-            before, self._total = self._total, self._total + int(amount.group(1))
+            self._total += int(amount.group(1))
             if self._source.random() < self._habits.slip:
                 self._total = max(0, self._total + self._source.choice((-1, 1)))
-            self._sum = f"{before} + {amount.group(1)} = {self._total}"
 
     def _speak(self) -> Message:
         left = " ".join(f'"{name}"' for name in self._left)
-        total = f"total {self._sum or self._total}"
-        thought = f"{total}, left {left}" if left else total
+        thought = f"total {self._total}, left {left}" if left else f"total {self._total}"
         if not left:
             return Message(role="assistant", thought=thought, content=(TextPart(text=str(self._total)),))
         self._calls += 1

@@ -31,7 +31,7 @@ class Dials(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     min_difficulty: int = 1
     """Easiest level drawn, from 1: two accounts, plain entries."""
     max_difficulty: int = 3
-    """Hardest level drawn, up to 4: each level adds an account or a redirect; from 3 on an account may be missing."""
+    """Hardest level drawn, up to 4: see `books`."""
     max_amount: int = 3
     """Largest amount of an account, in [1, 99]."""
     busy: float = 0.15
@@ -86,10 +86,10 @@ def question(names: list[str] | tuple[str, ...]) -> str:
 def books(source: random.Random, difficulty: int, dials: Dials) -> Books:
     """Random books for one difficulty level.
 
-    Level 1 asks for 2 plain accounts; 2 for 2 with a redirect; 3 for 3 with a redirect, sometimes a missing one; 4 for 4
-    with two redirects, sometimes a missing one.
+    Level 1 asks for 2 plain accounts; 2 for 2 with a redirect; 3 for 3, sometimes a missing one; 4 for 4 with two
+    redirects, sometimes a missing one.
     """
-    asked_n, redirects = {1: (2, 0), 2: (2, 1), 3: (3, 1), 4: (4, 2)}[difficulty]
+    asked_n, redirects = {1: (2, 0), 2: (2, 1), 3: (3, 0), 4: (4, 2)}[difficulty]
     names = source.sample(NAMES, asked_n + redirects + 4)
     asked, targets, bystanders = names[:asked_n], names[asked_n : asked_n + redirects], names[asked_n + redirects :]
     moved = source.sample(asked, redirects)
