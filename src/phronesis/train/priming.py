@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
-from collections.abc import Iterator
+from collections.abc import Awaitable, Iterator
 from dataclasses import dataclass
 
 import msgspec
 from transformers import PreTrainedTokenizerBase
 
-from phronesis.data.sources import SpecTasks
 from phronesis.env import EnvSpec
+from phronesis.envs.guard import validate_reply
+from phronesis.errors import EnvFault
 from phronesis.models.tokenizer import train_tokenizer
 from phronesis.records import Conversation, Message
 from phronesis.seeding import stream
@@ -31,11 +33,21 @@ class Demonstrations:
 
 
 async def demonstrations(spec: EnvSpec, config: RunConfig) -> Demonstrations:
-    """The run's demonstrations, or a sample of openings when it is not primed."""
-    prime = config.prime
+    """The run's demonstrations, or a sample of openings when it is not primed.
+
+    Raises:
+        EnvFault: the environment raised, hung or broke its contract; training cannot begin without it.
+    """
+    prime, patience = config.prime, config.limits.env_seconds
     if prime is None or spec.demonstrate is None:
-        return Demonstrations([], [await _opening(spec, config.seed, i) for i in range(min(SAMPLE, 200))])
-    shown = [await spec.demonstrate(i, stream(config.seed, "demonstration", i)) for i in range(prime.demonstrations)]
+        return Demonstrations(
+            [], [await _made(spec, "opening", i, _opening(spec, config.seed, i), patience) for i in range(200)]
+        )
+    show = spec.demonstrate
+    shown = [
+        await _made(spec, "demonstration", i, show(i, stream(config.seed, "demonstration", i)), patience)
+        for i in range(prime.demonstrations)
+    ]
     return Demonstrations(shown if prime.think else [without_thoughts(c) for c in shown], [])
 
 
@@ -50,11 +62,23 @@ def make_tokenizer(shown: Demonstrations, vocab_size: int) -> PreTrainedTokenize
     return train_tokenizer(_texts([*shown.conversations[:SAMPLE], *shown.openings]), vocab_size)
 
 
+async def _made(spec: EnvSpec, what: str, index: int, made: Awaitable[Conversation], patience: float) -> Conversation:
+    """What the environment makes, under a deadline; its failures named after it."""
+    deadline = asyncio.timeout(patience)
+    try:
+        async with deadline:
+            return await made
+    except Exception as error:  # environments may raise anything
+        late = isinstance(error, TimeoutError) and deadline.expired()
+        why = f"no answer within {patience:g} s" if late else f"{type(error).__name__}: {error}"
+        raise EnvFault(f"environment {spec.name!r} failed at {what} {index}: {why}") from error
+
+
 async def _opening(spec: EnvSpec, seed: int, index: int) -> Conversation:
     env = spec.make()
     try:
-        task = SpecTasks(spec, "train", seed).spec.task("train", index % (spec.sizes.get("train") or SAMPLE))
-        reply = await env.reset(task, stream(seed, "opening", index))
+        task = spec.task("train", index % (spec.sizes["train"] or SAMPLE))
+        reply = validate_reply(await env.reset(task, stream(seed, "opening", index)), opening=True)
     finally:
         await env.close()
     return Conversation(opening=reply.messages, tools=reply.tools or (), exchanges=())
