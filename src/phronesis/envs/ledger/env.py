@@ -166,7 +166,7 @@ def make(
         task=lambda split, index: task(dials, split, index),
         rubric=TotalRubric(),
         description="Totals over a SQLite ledger that may be busy, redirect or miss; the total lives in the think block.",
-        chance_reward=0.1,
+        chance_reward=0.35,
         max_turns=MAX_TURNS,
         secrets=("amounts", "renamed", "busy", "answer"),
         demonstrate=show,
