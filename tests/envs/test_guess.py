@@ -9,7 +9,7 @@ import sys
 import pytest
 from env_scripts import act, call, play, texts
 
-from phronesis.envs import guess
+from phronesis.envs import guess, guess_game
 from phronesis.envs.guess_game import GuessNumber
 from phronesis.errors import ConfigError
 
@@ -83,8 +83,11 @@ def test_as_trl_plays_it_the_episode_goes_on_until_a_message_without_calls():
 
 
 def test_the_class_needs_nothing_but_python():
+    # Loaded from its file, as a peer does that has no Phronesis installed.
     code = (
-        "import sys, phronesis.envs.guess_game as g\n"
+        "import importlib.util as u, sys\n"
+        f"spec = u.spec_from_file_location('guess_game', {guess_game.__file__!r})\n"
+        "g = u.module_from_spec(spec); spec.loader.exec_module(g)\n"
         "assert not {'torch', 'msgspec', 'numpy', 'gymnasium'} & set(sys.modules), sorted(sys.modules)\n"
         "game = g.GuessNumber(); game.reset(secret=4, prompt='x', index=1)\n"
         "assert game.guess(4) == 'correct' and game.get_reward() == 1.0"
