@@ -58,22 +58,3 @@ def memory(letters: int = 2) -> EnvSpec:
 
 def recovery(letters: int = 2, busy: int = 1) -> EnvSpec:
     return taught(probes.recovery(letters, busy), careless)
-
-
-def breaking(kind: str = "reset") -> EnvSpec:
-    """A bandit whose world is gone."""
-    spec = bandit()
-
-    def make() -> object:
-        env = spec.make()
-
-        async def fail(*_: object) -> None:
-            raise ConnectionError("the world is gone")
-
-        setattr(env, kind, fail)
-        return env
-
-    return replace(spec, make=make)  # pyright: ignore[reportArgumentType]
-
-
-MAKERS: dict[str, Callable[..., EnvSpec]] = {"bandit": bandit, "copy": copy, "memory": memory, "recovery": recovery}

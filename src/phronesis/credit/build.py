@@ -21,7 +21,7 @@ def build(choice: CreditConfig | str) -> CreditRule:
             arguments that gives one.
 
     Raises:
-        ConfigError: the path cannot be imported, or what lies there is no rule.
+        ConfigError: the path cannot be imported, or what lies there is no rule and gives none.
 
     >>> build("phronesis.credit.gigpo:GiGPOCredit") == GiGPOCredit()
     True
@@ -29,7 +29,12 @@ def build(choice: CreditConfig | str) -> CreditRule:
     if not isinstance(choice, str):
         return choice
     found = import_path(choice)
-    rule: object = found() if isinstance(found, type) or (callable(found) and not isinstance(found, CreditRule)) else found
+    rule: object = found
+    if isinstance(found, type) or (callable(found) and not isinstance(found, CreditRule)):
+        try:
+            rule = found()
+        except Exception as error:  # the boundary to user code
+            raise ConfigError(f"{choice!r} cannot be made without arguments: {type(error).__name__}: {error}") from error
     if not isinstance(rule, CreditRule):
         raise ConfigError(f"{choice!r} is a {type(rule).__name__}, not a credit rule: it has no async assign(group, rerun)")
     return rule

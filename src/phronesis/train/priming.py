@@ -19,7 +19,9 @@ from phronesis.seeding import stream
 from phronesis.train.config import RunConfig
 
 SAMPLE = 1000
-"""Conversations, or opening prompts, a tokenizer is made from."""
+"""Conversations a tokenizer is made from."""
+OPENINGS = 200
+"""Opening prompts it is made from when nothing is demonstrated."""
 
 
 @dataclass(frozen=True)
@@ -40,9 +42,8 @@ async def demonstrations(spec: EnvSpec, config: RunConfig) -> Demonstrations:
     """
     prime, patience = config.prime, config.limits.env_seconds
     if prime is None or spec.demonstrate is None:
-        return Demonstrations(
-            [], [await _made(spec, "opening", i, _opening(spec, config.seed, i), patience) for i in range(200)]
-        )
+        opened = [await _made(spec, "opening", i, _opening(spec, config.seed, i), patience) for i in range(OPENINGS)]
+        return Demonstrations([], opened)
     show = spec.demonstrate
     shown = [
         await _made(spec, "demonstration", i, show(i, stream(config.seed, "demonstration", i)), patience)

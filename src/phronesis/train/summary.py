@@ -113,7 +113,7 @@ def summarise_run(config: RunConfig, hash: str, parameters: int, spec: EnvSpec, 
         seconds={**seconds, "total": sum(seconds.values())},
         tokens=Tokens(sampled=round(total("tokens/sampled")), context=round(total("tokens/context"))),
         play_tokens_per_second=total("tokens/sampled") / playing if playing else None,
-        learn_tokens_per_second=learned / learning if learning else None,
+        learn_tokens_per_second=learned / learning if learned and learning else None,
         mismatch_kl=largest("mismatch/kl"),
         max_logprob_difference=largest("mismatch/max_logprob_difference"),
         references={
