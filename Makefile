@@ -45,7 +45,7 @@ demo: setup  ## train and evaluate the quickstart agent (SEED=0 OUT=runs/...)
 lint: setup-dev  ## style, types, layers, size budgets
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/pyright
+	$(BIN)/pyright --pythonpath $(BIN)/python
 	$(BIN)/lint-imports
 	$(BIN)/python scripts/check_budgets.py
 
