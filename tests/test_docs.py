@@ -1,24 +1,32 @@
-"""Every Python block of README.md and docs/*.md runs, in order, one namespace per file, in an empty folder.
+"""Every example of README.md and docs/*.md runs, in order, one namespace and one empty folder per page.
 
-A block marked ```` ```python ```` is executed; ```` ```python no-run ```` is not (for fragments that need a GPU, say).
-In a block marked ```` ```console run ```` each line ``$ phronesis ...`` must exit with code 0.
+* ```` ```python ```` is executed; ```` ```python no-run ```` is not (for fragments that need a GPU, say).
+* ```` ```python name.py ```` and ```` ```toml name.toml ```` are saved under that name, for what follows to use.
+* In ```` ```console run ```` each line ``$ phronesis ...`` must exit with code 0, or with N after ``# exit code N``; the lines
+  below a command that end in ``...`` or hold no number must appear in what it prints.
 """
 
 from __future__ import annotations
 
-import os
+import logging
 import re
 import shlex
-import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+import torch
+
+from phronesis.cli.main import main
+from phronesis.log import ROOT as LOGGER
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").glob("*.md")])
 FENCE = re.compile(r"^```(?P<mark>[^\n]*)\n(?P<body>.*?)^```[ ]*$", re.MULTILINE | re.DOTALL)
+FILE = re.compile(r"(?:python|toml) (?P<name>\w+\.(?:py|toml))")
+LINK = re.compile(r"\]\((?P<target>[^)#:]+)(?:#[^)]*)?\)")
 
 
 class Block(NamedTuple):
@@ -29,32 +37,107 @@ class Block(NamedTuple):
     line: int
 
 
+class Command(NamedTuple):
+    """One command of a console block, with what the page says it prints."""
+
+    words: list[str]
+    code: int
+    shown: list[str]
+
+
 def blocks(text: str) -> list[Block]:
     return [Block(m["mark"].strip(), m["body"], text.count("\n", 0, m.start("body"))) for m in FENCE.finditer(text)]
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
-def test_examples_run(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def commands(body: str) -> list[Command]:
+    found: list[Command] = []
+    for line in body.splitlines():
+        if line.startswith("$ "):
+            text, _, note = line.removeprefix("$ ").partition("  # ")
+            code = re.search(r"exit code (\d+)", note)
+            found.append(Command(shlex.split(text), int(code[1]) if code else 0, []))
+        elif found and line.strip():
+            found[-1].shown.append(line)
+    return found
+
+
+@pytest.fixture
+def untouched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """An empty folder that can be imported from; what examples import, log to or set is put back afterwards."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setenv("COLUMNS", "120")
+    logger = logging.getLogger(LOGGER)
+    before = logger.handlers[:], logger.level, logger.propagate, torch.get_num_threads(), set(sys.modules)
+    yield
+    logger.handlers[:], logger.propagate = before[0], before[2]
+    logger.setLevel(before[1])
+    torch.set_num_threads(before[3])
+    for name in set(sys.modules) - before[4]:
+        if str(tmp_path) in (getattr(sys.modules[name], "__file__", None) or ""):
+            del sys.modules[name]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
+def test_examples_run(page: Path, tmp_path: Path, untouched: None, capsys: pytest.CaptureFixture[str]) -> None:
     namespace: dict[str, object] = {"__name__": "__main__"}
     for block in blocks(page.read_text(encoding="utf-8")):
+        file = FILE.fullmatch(block.mark)
         if block.mark == "python":
             # Leading newlines make a traceback point at the line of the page.
             exec(compile("\n" * block.line + block.body, str(page), "exec"), namespace)
+        elif file is not None:
+            (tmp_path / file["name"]).write_text(block.body, encoding="utf-8")
         elif block.mark == "console run":
-            for line in block.body.splitlines():
-                if line.startswith("$ phronesis "):
-                    run_command(line, page)
+            for command in commands(block.body):
+                run_command(command, page, capsys)
 
 
-def run_command(line: str, page: Path) -> None:
-    arguments = shlex.split(line.removeprefix("$ phronesis "))
-    command = [sys.executable, "-c", "import sys; from phronesis.cli.main import main; sys.exit(main())", *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"COLUMNS": "120"}, check=False)
-    assert done.returncode == 0, f"{page.name}: {line}\n{done.stdout}{done.stderr}"
+def run_command(command: Command, page: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert command.words[0] == "phronesis", f"{page.name}: only phronesis commands are run, not {command.words}"
+    capsys.readouterr()
+    code = main(command.words[1:])
+    printed = "".join(capsys.readouterr())
+    assert code == command.code, f"{page.name}: {shlex.join(command.words)}\n{printed}"
+    for line in command.shown:
+        start = line.removesuffix("...")
+        if start != line or not re.search(r"\d", line):
+            assert start in printed, f"{page.name}: {shlex.join(command.words)} does not print {start!r} but\n{printed}"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
+def test_links_lead_to_files(page: Path) -> None:
+    targets = [m["target"] for m in LINK.finditer(page.read_text(encoding="utf-8"))]
+    assert [t for t in targets if not (page.parent / t).exists()] == []
+
+
+def test_the_map_of_the_readme_is_the_package() -> None:
+    tree = next(b.body for b in blocks((ROOT / "README.md").read_text(encoding="utf-8")) if b.body.startswith("src/phronesis/"))
+    mapped = [line.split()[0] for line in tree.splitlines()[1:]]
+    package = ROOT / "src" / "phronesis"
+    rooms = {f"{p.name}/" for p in package.iterdir() if p.is_dir() and p.name != "__pycache__" and any(p.glob("*.py"))}
+    files = {p.name for p in package.glob("*.py")} - {"__init__.py"}
+    assert sorted(mapped) == sorted(rooms | files)
+
+
+def test_files_named_in_the_docs_exist() -> None:
+    missing: list[str] = []
+    for page in (ROOT / "docs" / "architecture.md", ROOT / "docs" / "papers.md", ROOT / "CONTRIBUTING.md"):
+        for name in re.findall(r"`([\w./]+/[\w.]*|[\w/]+\.(?:py|toml|sh))`", page.read_text(encoding="utf-8")):
+            places = (ROOT / name, ROOT / "src" / "phronesis" / name, ROOT / "docs" / name)
+            if not any(p.exists() for p in places) and not name.startswith("runs/"):
+                missing.append(f"{page.name}: {name}")
+    assert missing == []
 
 
 def test_blocks_know_their_line() -> None:
     page = "text\n\n```python\na = 1\n```\n\n```console run\n$ phronesis --help\n```\n"
     assert blocks(page) == [Block("python", "a = 1\n", 3), Block("console run", "$ phronesis --help\n", 7)]
+
+
+def test_commands_know_their_code_and_what_they_print() -> None:
+    body = "$ phronesis trian 'a b'  # exit code 2\nerror: unknown...\n\n$ phronesis env list\n"
+    assert commands(body) == [
+        Command(["phronesis", "trian", "a b"], 2, ["error: unknown..."]),
+        Command(["phronesis", "env", "list"], 0, []),
+    ]

@@ -14,12 +14,12 @@ from phronesis.seeding import rng, stream
 
 
 def careless(source: random.Random) -> Speaker:
-    """Looks every other time, mostly says what it saw, else anything."""
+    """Mostly looks, says what it saw if it did, seldom anything else."""
 
     async def speak(env: Env, tools: tuple[ToolSpec, ...]) -> Message:
         assert isinstance(env, Legal) and isinstance(env, Expert)
         look, *letters = await env.legal()
-        if source.random() < 0.5:
+        if source.random() < 0.75:
             return look
         best = await env.expert()
         return best if best != look and source.random() < 0.9 else source.choice(letters)

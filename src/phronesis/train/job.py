@@ -33,7 +33,7 @@ from phronesis.seeding import stream
 from phronesis.store.index import Where
 from phronesis.store.run import Run, RunWriter
 from phronesis.train import checkpoint
-from phronesis.train.config import RunConfig
+from phronesis.train.config import EnvChoice, RunConfig
 from phronesis.train.loop import Loop, train
 from phronesis.train.phases import Phases
 from phronesis.train.priming import Demonstrations, demonstrations, make_tokenizer
@@ -57,7 +57,8 @@ def run(
         config: what to do.
         out: the run folder; must be new or empty, unless `resume`.
         spec: an environment at hand, instead of the one `config.env` names. The command line can evaluate and replay such a
-            run only when `config.env` names it too, e.g. by import path.
+            run only when `config.env` names it too, e.g. by import path; where `config.env` says nothing, the run records
+            the spec's own name.
         resume: continue an interrupted run of the same config; finished phases are not done again.
         listener: told about every step.
 
@@ -66,7 +67,10 @@ def run(
         TrainingError: the learner met numbers it cannot trust.
     """
     config.validate()
-    spec = spec or registry.get(config.env.name, config.env.args)
+    if spec is None:
+        spec = registry.get(config.env.name, config.env.args)
+    elif config.env == EnvChoice():
+        config = replace(config, env=EnvChoice(name=spec.name))
     check(config, spec)
     if config.threads is not None:
         torch.set_num_threads(config.threads)
