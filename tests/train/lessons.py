@@ -1,4 +1,4 @@
-"""The probes with demonstrations of random behaviour: enough to know how to answer, nothing about what pays."""
+"""The probes with demonstrations: how to answer, in random or careless hands; what pays is left to be learned."""
 
 from __future__ import annotations
 
@@ -14,15 +14,18 @@ from phronesis.seeding import rng, stream
 
 
 def careless(source: random.Random) -> Speaker:
-    """Mostly looks, says what it saw if it did, seldom anything else."""
+    """Looks, and says what it saw; but after a look that failed it guesses as often as it looks again."""
+    looked = 0
 
     async def speak(env: Env, tools: tuple[ToolSpec, ...]) -> Message:
+        nonlocal looked
         assert isinstance(env, Legal) and isinstance(env, Expert)
         look, *letters = await env.legal()
-        if source.random() < 0.75:
-            return look
         best = await env.expert()
-        return best if best != look and source.random() < 0.9 else source.choice(letters)
+        if source.random() < (0.5 if best == look and looked else 0.9):
+            looked += 1
+            return best
+        return source.choice(letters)
 
     return speak
 
