@@ -107,6 +107,7 @@ def environment(tasks: int, seed: int, stop_when_over: bool) -> EnvSpec:
             done=is_over if stop_when_over else None,
         ),
         max_turns=CALLS + 1,
+        thread=False,
     )
 
 

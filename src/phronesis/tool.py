@@ -133,7 +133,7 @@ def tool(
     """Marks a function or method as a tool and returns it unchanged; `as_tool` makes the `Tool`.
 
     Args:
-        function: typed and documented; sync (it must not block) or async.
+        function: typed and documented; sync, or async (which must not block).
         name: what the policy calls it; the function's own name by default.
         description: instead of the docstring's text before its first section.
         effect: ``pure``, ``mutating`` or ``irreversible``.

@@ -3,59 +3,109 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import inspect
 import queue
 import threading
+import weakref
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from functools import partial
 from typing import TypeVar, cast
 
 from phronesis.records import Message, Reply, Task
 
 T = TypeVar("T")
+Calls = queue.SimpleQueue[Callable[[], None] | None]
+"""What a thread is to do, in order; None ends it."""
 
 
 class Worker:
-    """One daemon thread that runs calls in order.
+    """One daemon thread that runs calls in order. It starts with the first call and ends with `release`, or when the
+    worker is not used any more.
 
     A call that never returns can be given up (the awaiting side is cancelled, the event loop goes on) but not ended:
     its thread stays until the process ends, and does not keep the process alive.
     """
 
     def __init__(self) -> None:
-        self._calls: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
-        threading.Thread(target=self._serve, daemon=True, name="phronesis-env").start()
+        self._calls: Calls = queue.SimpleQueue()
+        self._started = False
+        self._stuck = 0
 
-    async def run(self, function: Callable[..., T], *arguments: object, **named: object) -> T:
-        """The function's result, computed in the worker's thread; raises what it raises."""
+    async def run(self, function: Callable[..., object], /, *arguments: object, **named: object) -> object:
+        """The function's result, computed in the worker's thread; raises what it raises. A result that is awaitable is
+        awaited in the event loop. A function that is async from the start never sees the thread.
+        """
+        if inspect.iscoroutinefunction(function):
+            return await cast("Awaitable[object]", function(*arguments, **named))
         loop = asyncio.get_running_loop()
-        future: asyncio.Future[T] = loop.create_future()
+        future: asyncio.Future[object] = loop.create_future()
+        context = contextvars.copy_context()
 
-        def deliver(result: T | None, error: BaseException | None) -> None:
+        def deliver(result: object, error: BaseException | None) -> None:
             if future.cancelled():
-                return
-            if error is not None:
+                self._stuck -= 1
+            elif isinstance(error, StopIteration):  # no future can carry it; coroutines turn it into this error, too
+                future.set_exception(RuntimeError(f"{function!r} raised StopIteration"))
+            elif error is not None:
                 future.set_exception(error)
             else:
-                future.set_result(cast("T", result))
+                future.set_result(result)
 
         def work() -> None:
             try:
-                outcome = (function(*arguments, **named), None)
+                outcome = (context.run(partial(function, *arguments, **named)), None)
             except BaseException as error:
                 outcome = (None, error)
-            if not loop.is_closed():
+            with suppress(RuntimeError):  # the loop was closed: nobody waits any more
                 loop.call_soon_threadsafe(deliver, *outcome)
 
+        self._give(work)
+        try:
+            result = await future
+        except asyncio.CancelledError:
+            if future.cancelled():
+                self._stuck += 1
+            raise
+        return await cast("Awaitable[object]", result) if inspect.isawaitable(result) else result
+
+    async def release(self, function: Callable[[], object] | None = None) -> None:
+        """Runs one last call, if given, and ends the thread after it.
+
+        While a call that was given up has not returned, the last call is left to the thread and not waited for.
+        """
+        try:
+            if function is None:
+                return
+            if self._stuck and not inspect.iscoroutinefunction(function):
+                self._give(_quietly(function))
+            else:
+                await self.run(function)
+        finally:
+            if self._started:
+                self._calls.put(None)
+
+    def _give(self, work: Callable[[], None]) -> None:
+        if not self._started:
+            self._started = True
+            threading.Thread(target=_serve, args=(self._calls,), daemon=True, name="phronesis-env").start()
+            weakref.finalize(self, self._calls.put, None).atexit = False
         self._calls.put(work)
-        return await future
 
-    def close(self) -> None:
-        """Ends the thread after the calls already given."""
-        self._calls.put(None)
 
-    def _serve(self) -> None:
-        while (work := self._calls.get()) is not None:
-            work()
+def _serve(calls: Calls) -> None:
+    while (work := calls.get()) is not None:
+        work()
+        del work  # holds the worker, which must be free to end
+
+
+def _quietly(function: Callable[[], object]) -> Callable[[], None]:
+    def call() -> None:
+        with suppress(Exception):  # its environment has failed already
+            function()
+
+    return call
 
 
 class SyncEnv:
@@ -64,13 +114,15 @@ class SyncEnv:
     Optional methods of the same names as the capabilities (`snapshot`, `restore`, `legal`, `expert`) are passed on.
     """
 
-    def __init__(self, inner: object, *, thread: bool = False):
+    def __init__(self, inner: object, *, thread: bool = True):
         """Wrap an object.
 
         Args:
-            inner: has ``reset(task, seed)``, ``step(action)`` and ``close()``, each sync or async.
+            inner: has ``reset(task, seed)``, ``step(action)`` and ``close()``, each sync or async. A class is built with
+                the first `reset` or `restore`, in the thread if there is one.
             thread: run its calls in one thread of its own, so that blocking calls neither stop the event loop nor
-                escape a deadline. Costs about 0.1 ms a call.
+                escape a deadline. Costs about 0.1 ms a call. False for code that never blocks, or that must run in the
+                event loop's thread.
         """
         self.inner = inner
         self._worker = Worker() if thread else None
@@ -80,6 +132,7 @@ class SyncEnv:
 
     async def reset(self, task: Task, seed: int) -> Reply:
         """Begins the episode."""
+        await self._build()
         return cast("Reply", await self._call("reset", task, seed))
 
     async def step(self, action: Message) -> Reply:
@@ -88,21 +141,29 @@ class SyncEnv:
 
     async def close(self) -> None:
         """Releases everything, the thread included."""
-        try:
+        built = not isinstance(self.inner, type)
+        if self._worker is not None:
+            await self._worker.release(self._method("close") if built else None)
+        elif built:
             await self._call("close")
-        finally:
-            if self._worker is not None:
-                self._worker.close()
+
+    async def _build(self) -> None:
+        if isinstance(self.inner, type):
+            made = cast("Callable[[], object]", self.inner)
+            self.inner = made() if self._worker is None else await self._worker.run(made)
+
+    def _method(self, name: str) -> Callable[..., object]:
+        return cast("Callable[..., object]", getattr(self.inner, name))
 
     async def _call(self, name: str, *arguments: object) -> object:
-        method = cast("Callable[..., object]", getattr(self.inner, name))
-        if self._worker is not None and not inspect.iscoroutinefunction(method):
-            return await self._worker.run(method, *arguments)
-        result = method(*arguments)
+        if self._worker is not None:
+            return await self._worker.run(self._method(name), *arguments)
+        result = self._method(name)(*arguments)
         return await cast("Awaitable[object]", result) if inspect.isawaitable(result) else result
 
     def _forward(self, name: str) -> Callable[..., Awaitable[object]]:
         async def forward(*arguments: object) -> object:
+            await self._build()
             return await self._call(name, *arguments)
 
         return forward

@@ -99,8 +99,8 @@ def run_check(
     found = tuple(findings)
     if thread.is_alive():
         text = (
-            f"the check was given up after {seconds:g} s: a call blocks without awaiting; make it async, or wrap the class "
-            "with thread=True"
+            f"the check was given up after {seconds:g} s: a call blocks without awaiting; make it async, or do not pass "
+            "thread=False"
         )
         found += (Finding(rule="time limits", verdict="fail", explanation=text),)
     return CheckReport(env=spec.name, findings=found, seconds=time.monotonic() - began)

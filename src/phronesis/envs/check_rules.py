@@ -269,7 +269,7 @@ async def time_limits(at: Inspection) -> str:
     if clock.slowest > clock.seconds:
         raise Broken(
             f"{clock.slowest_call} took {clock.slowest:.2f} s, allowed {clock.seconds:g} s"
-            " (a call that blocks without awaiting cannot be cut off: make it async or wrap the class with thread=True)"
+            " (a call that blocks without awaiting cannot be cut off: make it async or do not pass thread=False)"
         )
     return f"the slowest call ({clock.slowest_call}) took {clock.slowest * 1000:.1f} ms, allowed {clock.seconds:g} s"
 

@@ -53,6 +53,7 @@ def make(high: int = 9, calls: int = 4, turn_rewards: bool = True, stop_when_ove
             expert=_bisect,
             snapshots=True,
         ),
+        thread=False,
         max_turns=calls if stop_when_over else calls + 1,
         secrets=("secret",),
     )

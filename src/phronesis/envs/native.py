@@ -24,7 +24,7 @@ def from_env(
     max_turns: int = 16,
     system: str | None = None,
     description: str = "",
-    thread: bool = False,
+    thread: bool = True,
 ) -> EnvSpec:
     """The environment family of a class. For promised scores use `dataclasses.replace` on the result.
 
@@ -36,7 +36,9 @@ def from_env(
         max_turns: turns an episode needs at most.
         system: system message of tasks made from rows.
         description: the first line of the docstring by default.
-        thread: for sync classes, run each instance in a thread of its own.
+        thread: for sync classes, run each instance's methods in a thread of its own, so that one that hangs fails its own
+            episode and no other; see `SyncEnv`. A class is built in that thread, too; what a function builds is built in
+            the event loop's.
 
     Raises:
         ConfigError: a class without one of the three methods, or bad tasks.
@@ -50,6 +52,8 @@ def from_env(
     table = task_table(label, tasks, system=system)
 
     def build() -> Env:
+        if isinstance(make, type) and not asynchronous:
+            return SyncEnv(make, thread=thread)
         env = make()
         if asynchronous or all(inspect.iscoroutinefunction(getattr(env, m, None)) for m in METHODS):
             return cast("Env", env)

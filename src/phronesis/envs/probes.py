@@ -116,7 +116,7 @@ def bandit() -> EnvSpec:
     """One prompt, four letters with rewards 0.2, 1, 0.4 and 0: the smallest thing that can be learnt."""
     opening = (say("user", "Say a, b, c or d."),)
     tasks = {split: [Task(id=f"{split}-0", env="probe-bandit", messages=opening, split=split)] for split in _SPLITS}
-    spec = from_env(lambda: LetterEnv("bandit", "abcd"), tasks, name="probe-bandit", max_turns=1)
+    spec = from_env(lambda: LetterEnv("bandit", "abcd"), tasks, name="probe-bandit", max_turns=1, thread=False)
     return _promise(spec, chance=sum(ARMS) / len(ARMS), tasks=1)
 
 
@@ -142,7 +142,7 @@ def recovery(letters: int = 4, busy: int = 1) -> EnvSpec:
     chosen = _letters(letters)
     opening = (say("user", "Look up the letter, then say it."),)
     tasks = {split: [_task("recovery", split, c, opening, busy=busy) for c in chosen] for split in _SPLITS}
-    spec = from_env(lambda: RecoveryEnv(chosen), tasks, name="probe-recovery", max_turns=busy + 3)
+    spec = from_env(lambda: RecoveryEnv(chosen), tasks, name="probe-recovery", max_turns=busy + 3, thread=False)
     # A random agent answers sooner or later with a letter it did not look at: right once in `letters` times, less when it
     # still looks when the turns run out.
     return replace(_promise(spec, chance=1 / letters, tasks=letters), secrets=("letter",))
@@ -167,7 +167,7 @@ def _task(kind: str, split: str, letter: str, opening: tuple[Message, ...], *, b
 def _letter_probe(kind: Kind, prompt: str, letters: int, *, max_turns: int) -> EnvSpec:
     chosen = _letters(letters)
     tasks = {split: [_task(kind, split, c, (say("user", prompt.format(letter=c)),)) for c in chosen] for split in _SPLITS}
-    spec = from_env(lambda: LetterEnv(kind, chosen), tasks, name=f"probe-{kind}", max_turns=max_turns)
+    spec = from_env(lambda: LetterEnv(kind, chosen), tasks, name=f"probe-{kind}", max_turns=max_turns, thread=False)
     return _promise(spec, chance=1 / letters, tasks=letters)
 
 
