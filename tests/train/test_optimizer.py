@@ -4,11 +4,16 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 from sampled_groups import make_decoder
 from torch.nn import Parameter
 
 from phronesis.errors import ConfigError
+from phronesis.models.tiny import tiny
+from phronesis.models.tokenizer import train_tokenizer
+from phronesis.train import recipes
 from phronesis.train.optimizer import AdamWConfig, Constant, Cosine, Linear, Muon, MuonConfig, Stepper, orthogonalise
+from phronesis.train.seat import seat
 
 
 def test_schedules():
@@ -19,6 +24,27 @@ def test_schedules():
     )
     assert [Cosine(steps=4).factor(s) for s in (0, 2, 4, 9)] == pytest.approx([1, 0.5, 0, 0])
     assert Cosine(steps=4, final=0.2).factor(4) == pytest.approx(0.2)
+
+
+def test_a_schedule_without_steps_spans_the_run_it_is_told_of():
+    for kind in (Linear, Cosine):
+        assert kind(warmup=1, final=0.5).over(9) == kind(steps=9, warmup=1, final=0.5)
+        assert kind(steps=4).over(9) == kind(steps=4)
+        with pytest.raises(ConfigError, match="does not know how long the run is"):
+            Stepper([("w", Parameter(torch.zeros(1)))], AdamWConfig(), kind())
+    assert Constant(warmup=2).over(9) == Constant(warmup=2)
+
+
+@pytest.mark.parametrize("name", recipes.names())
+def test_recipes_decay_over_however_many_steps_are_asked_for(name):
+    """Two passes over every step: 20 steps are 40 updates, and the last of them is near the final tenth."""
+    for steps in (20, 110):
+        config = replace(recipes.get(name), steps=steps)
+        assert config.updates == 2 * steps
+        tokenizer = train_tokenizer(["Say a."] * 2, 290)
+        schedule = seat(config, tokenizer, tiny(config.model.tiny, len(tokenizer), 0)).learner.stepper.schedule
+        assert schedule == Linear(steps=2 * steps, warmup=3, final=0.1)
+        assert schedule.factor(2 * steps - 1) == pytest.approx(0.1 + 0.9 / (2 * steps - 3))
 
 
 def test_first_adamw_step_is_the_sign_of_the_gradient():

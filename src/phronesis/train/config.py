@@ -106,6 +106,11 @@ class RunConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     silent_steps: int = 5
     """Steps without any signal after which the run says so as an alarm; at least 1."""
 
+    @property
+    def updates(self) -> int:
+        """Optimiser steps of the whole run, where every step has something to learn from."""
+        return self.steps * self.learner.epochs * self.learner.minibatches
+
     def validate(self) -> None:
         """Refuses combinations that cannot work.
 

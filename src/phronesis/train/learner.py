@@ -38,7 +38,7 @@ class LearnerConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     optimizer: OptimizerConfig = AdamWConfig()
     """How to step."""
     schedule: Schedule = Constant()
-    """Share of the peak learning rate at each optimiser step."""
+    """Share of the peak learning rate at each optimiser step; one that falls does so over the whole run by default."""
     max_grad_norm: float | None = 1.0
     """Longer gradients are scaled down to this Euclidean norm; None means never."""
     precision: Precision = "fp32"

@@ -9,6 +9,7 @@ from typing import Any, cast
 
 import torch
 from msgspec import Struct
+from msgspec.structs import replace
 from torch import Tensor
 from torch.nn import Parameter
 from torch.optim import AdamW, Optimizer
@@ -80,6 +81,10 @@ class Constant(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, ta
     warmup: int = 0
     """Steps of linear warm-up; the first step uses 1 / (warmup + 1) of the peak."""
 
+    def over(self, steps: int) -> Constant:
+        """Itself, however long the run is."""
+        return self
+
     def factor(self, step: int) -> float:
         """Share of the peak at optimiser step `step` (from 0)."""
         return _warm(step, self.warmup)
@@ -88,36 +93,58 @@ class Constant(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, ta
 class Linear(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="linear"):
     """Falls linearly from the peak after a linear warm-up."""
 
-    steps: int
-    """Steps until `final`, warm-up included."""
+    steps: int | None = None
+    """Optimiser steps until `final`, warm-up included; None means as many as the run has."""
     warmup: int = 0
     """Steps of linear warm-up."""
     final: float = 0.0
     """Share of the peak at the end and after it, in [0, 1]."""
 
+    def over(self, steps: int) -> Linear:
+        """The same over a run of that many optimiser steps, unless it has a length of its own.
+
+        >>> Linear().over(40).steps, Linear(steps=8).over(40).steps
+        (40, 8)
+        """
+        return replace(self, steps=steps) if self.steps is None else self
+
     def factor(self, step: int) -> float:
         """Share of the peak at optimiser step `step` (from 0)."""
-        return _warm(step, self.warmup) * (1.0 - (1.0 - self.final) * _progress(step, self.warmup, self.steps))
+        return _warm(step, self.warmup) * (1.0 - (1.0 - self.final) * _progress(step, self.warmup, _known(self.steps)))
 
 
 class Cosine(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="cosine"):
     """Falls along half a cosine from the peak after a linear warm-up.   Source: arXiv 1608.03983."""
 
-    steps: int
-    """Steps until `final`, warm-up included."""
+    steps: int | None = None
+    """Optimiser steps until `final`, warm-up included; None means as many as the run has."""
     warmup: int = 0
     """Steps of linear warm-up."""
     final: float = 0.0
     """Share of the peak at the end and after it, in [0, 1]."""
 
+    def over(self, steps: int) -> Cosine:
+        """The same over a run of that many optimiser steps, unless it has a length of its own.
+
+        >>> Cosine().over(40).steps, Cosine(steps=8).over(40).steps
+        (40, 8)
+        """
+        return replace(self, steps=steps) if self.steps is None else self
+
     def factor(self, step: int) -> float:
         """Share of the peak at optimiser step `step` (from 0)."""
-        fall = 0.5 * (1.0 + cos(pi * _progress(step, self.warmup, self.steps)))
+        fall = 0.5 * (1.0 + cos(pi * _progress(step, self.warmup, _known(self.steps))))
         return _warm(step, self.warmup) * (self.final + (1.0 - self.final) * fall)
 
 
 Schedule = Constant | Linear | Cosine
 """The built-in schedules, told apart by their tag in configs."""
+
+
+def _known(steps: int | None) -> int:
+    if steps is None:
+        raise ConfigError("a schedule without `steps` does not know how long the run is; give it steps, or call over(steps)")
+    return steps
 
 
 def _warm(step: int, warmup: int) -> float:
@@ -190,6 +217,7 @@ class Stepper:
     def __init__(self, named: Iterable[tuple[str, Parameter]], config: OptimizerConfig, schedule: Schedule):
         self.config, self.schedule = config, schedule
         self.steps = 0
+        schedule.factor(0)  # a schedule that does not know its length fails here, not after a step of play
         hidden: list[Parameter] = []
         rest: list[Parameter] = []
         for name, p in named:

@@ -48,7 +48,7 @@ def quickstart() -> RunConfig:
         learner=LearnerConfig(
             loss=LossConfig(objective=PPOClipLoss(eps_low=0.2, eps_high=0.28), aggregation=TokenMean()),
             optimizer=AdamWConfig(lr=8e-4),
-            schedule=Linear(steps=120, warmup=3, final=0.1),
+            schedule=Linear(warmup=3, final=0.1),
             epochs=2,
         ),
         evaluation=EvalConfig(tasks=512),
@@ -67,7 +67,6 @@ def quickstart_nothink() -> RunConfig:
         name="quickstart-nothink",
         prime=None if base.prime is None else replace(base.prime, think=False),
         steps=steps,
-        learner=replace(base.learner, schedule=Linear(steps=2 * steps, warmup=3, final=0.1)),
         evaluation=replace(base.evaluation, swapped=False),
     )
 

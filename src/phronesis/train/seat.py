@@ -70,5 +70,9 @@ def seat(config: RunConfig, tokenizer: PreTrainedTokenizerBase, decoder: Decoder
     engine = EmbeddedEngine(decoder, decode=partial(decode, tokenizer))
     for _ in range(version):
         engine.advance()
-    learning = replace(config.learner, seed=stream(config.seed, "learner", config.learner.seed))
+    learning = replace(
+        config.learner,
+        seed=stream(config.seed, "learner", config.learner.seed),
+        schedule=config.learner.schedule.over(config.updates),
+    )
     return Seat(tokenizer, chat, decoder, Learner(decoder, learning), engine)
