@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from phronesis.errors import RunFolderError
-from phronesis.store.frames import AppendFile, frame_length, pack, read_frame, scan, scan_file, unpack
+from phronesis.store.frames import AppendFile, Cut, frame_length, pack, read_frame, scan, scan_file, unpack
 
 contents = st.binary(max_size=300) | st.binary(min_size=1, max_size=4).map(lambda b: b * 40_000)
 
@@ -73,8 +73,9 @@ def test_reading_one_frame(tmp_path: Path):
     assert scan_file(tmp_path / "absent", 7).end == 7
 
 
-def whole(path: Path) -> int:
-    return scan(path.read_bytes()).end
+def whole(content: bytes) -> Cut:
+    found = scan(content)
+    return Cut(found.end, found.torn)
 
 
 def test_reopening_cuts_the_torn_tail_and_goes_on(tmp_path: Path):

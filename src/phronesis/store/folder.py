@@ -27,7 +27,10 @@ def write_whole(path: Path, content: bytes) -> None:
     """
     beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        beside.write_bytes(content)
+        with beside.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
         beside.replace(path)
     except OSError as error:
         beside.unlink(missing_ok=True)
@@ -44,6 +47,18 @@ def read_json(path: Path) -> dict[str, object] | None:
         logger.warning("%s is damaged (%s) and is treated as missing", path, error)
         return None
     return cast(dict[str, object], table) if isinstance(table, dict) else None
+
+
+def read_config(layout: Layout) -> dict[str, object]:
+    """The resolved config of a run as plain tables.
+
+    Raises:
+        RunFolderError: the file is damaged.
+    """
+    try:
+        return tomllib.loads(layout.config.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise RunFolderError(f"{str(layout.config)!r} is damaged ({error}); restore it from a copy of the run") from error
 
 
 def check_folder(layout: Layout, resume: bool) -> None:
@@ -69,8 +84,8 @@ def check_folder(layout: Layout, resume: bool) -> None:
 
 
 def check_same(layout: Layout, config: Struct) -> None:
-    """Refuses to continue a run under another config."""
-    old = tomllib.loads(layout.config.read_text(encoding="utf-8"))
+    """Refuses to continue a run under another config, or under one that cannot be read."""
+    old = read_config(layout)
     new = tomllib.loads(to_toml(config))
     changed = _changes(old, new)
     changed.pop("out", None)

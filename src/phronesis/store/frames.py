@@ -1,7 +1,8 @@
 """Files of independent zstd frames: append-only, readable while they grow, and readable after any crash.
 
-Rule: a frame is either whole and its checksum agrees, or it is skipped and counted. A torn last frame is not damage: it
-is the one that was being written.
+Rule: a frame is either whole and its checksum agrees, or it is skipped and counted; the search goes on at the next magic
+number, so damage costs the frames it touches and no other. A torn last frame is not damage: it is the one that was being
+written.
 """
 
 from __future__ import annotations
@@ -14,10 +15,13 @@ from typing import NamedTuple
 import zstandard
 
 from phronesis.errors import RunFolderError
+from phronesis.store.quarantine import set_aside
 
 MAGIC = b"\x28\xb5\x2f\xfd"
 LEVEL = 3
 """Compression level; higher ones gain a few percent of space for several times the time."""
+
+_CHECKSUM = 4  # bit of the frame header's descriptor
 
 
 class Frame(NamedTuple):
@@ -37,9 +41,17 @@ class Scan(NamedTuple):
     frames: list[Frame]
     """Whole frames, in order."""
     end: int
-    """Offset after the last whole frame; what follows is torn, or not written yet."""
-    damaged: int
-    """Bytes before `end` that belong to no readable frame."""
+    """Offset after the last whole frame."""
+    gaps: list[tuple[int, int]]
+    """(offset, bytes) of what lies before `end` and belongs to no readable frame."""
+    torn: int
+    """Offset of a last frame that begins after `end` and reaches past the end of the file: torn, or not written yet. The
+    offset after the last byte where there is none. What lies between `end` and `torn` is damaged."""
+
+    @property
+    def damaged(self) -> int:
+        """Bytes that belong to no readable frame; a torn last frame does not count."""
+        return sum(size for _, size in self.gaps) + self.torn - self.end
 
 
 def pack(line: bytes) -> bytes:
@@ -48,10 +60,12 @@ def pack(line: bytes) -> bytes:
 
 
 def unpack(frame: bytes) -> bytes | None:
-    """The line in a whole frame; None when it is damaged."""
+    """The line in a whole frame; None when it is damaged, or has no checksum to tell."""
+    if len(frame) < 5 or not frame[4] & _CHECKSUM:
+        return None
     try:
         return zstandard.ZstdDecompressor().decompress(frame).removesuffix(b"\n")
-    except zstandard.ZstdError:
+    except (zstandard.ZstdError, MemoryError, OverflowError):  # a damaged size may ask for any amount of memory
         return None
 
 
@@ -79,7 +93,7 @@ def frame_length(buffer: bytes, at: int) -> int | None:
         here += 3 + (1 if kind == 1 else header >> 3)
         if header & 1:
             break
-    here += 4 * (descriptor >> 2 & 1)
+    here += 4 if descriptor & _CHECKSUM else 0
     return here - at if here <= len(buffer) else None
 
 
@@ -87,23 +101,40 @@ def scan(buffer: bytes, base: int = 0) -> Scan:
     """Finds the frames in `buffer`, which begins at offset `base` of its file.
 
     >>> one, two = pack(b"1"), pack(b"2")
-    >>> [f.line for f in scan(one + two).frames], scan(one + two[:-1]).end == len(one)
+    >>> [f.line for f in scan(one + b"junk" + two).frames], scan(one + b"junk" + two).gaps == [(len(one), 4)]
     ([b'1', b'2'], True)
+    >>> torn = scan(one + two[:-1])
+    >>> torn.end == torn.torn == len(one), scan(one + b"junk").torn - len(one)
+    (True, 4)
     """
     frames: list[Frame] = []
-    at = end = damaged = 0
-    while at < len(buffer):
+    gaps: list[tuple[int, int]] = []
+    at = end = 0
+    torn: int | None = None
+    while 0 <= at < len(buffer):
         length = frame_length(buffer, at)
         line = unpack(buffer[at : at + length]) if length else None
         if length and line is not None:
-            damaged += at - end
+            if at > end:
+                gaps.append((base + end, at - end))
             frames.append(Frame(base + at, length, line))
             at = end = at + length
+            torn = None
         else:  # torn, or damaged: only a whole frame further on tells which
-            at = buffer.find(MAGIC, at + 1)
-            if at < 0:
-                break
-    return Scan(frames, base + end, damaged)
+            torn = at if length is None and torn is None else torn
+            at = _next_magic(buffer, at + 1)
+    return Scan(frames, base + end, gaps, base + (len(buffer) if torn is None else torn))
+
+
+def _next_magic(buffer: bytes, start: int) -> int:
+    """Where the next frame may begin, also one of which only the first bytes are there; -1 when nowhere."""
+    found = buffer.find(MAGIC, start)
+    if found >= 0:
+        return found
+    for at in range(max(start, len(buffer) - len(MAGIC) + 1), len(buffer)):
+        if MAGIC.startswith(buffer[at:]):
+            return at
+    return -1
 
 
 def scan_file(path: Path, offset: int = 0) -> Scan:
@@ -113,7 +144,7 @@ def scan_file(path: Path, offset: int = 0) -> Scan:
             file.seek(offset)
             return scan(file.read(), offset)
     except FileNotFoundError:
-        return Scan([], offset, 0)
+        return Scan([], offset, [], offset)
 
 
 def read_frame(path: Path, offset: int, length: int) -> bytes | None:
@@ -126,18 +157,39 @@ def read_frame(path: Path, offset: int, length: int) -> bytes | None:
         return None
 
 
+class Cut(NamedTuple):
+    """Where a file that is opened for appending goes on."""
+
+    end: int
+    """Everything before this offset stays where it is."""
+    torn: int
+    """From `end` to here the bytes are damaged; what follows is the write that a crash interrupted."""
+
+
 class AppendFile:
     """A file that only grows. Each append is whole or, when it fails, undone."""
 
-    def __init__(self, path: Path, keep: Callable[[Path], int]):
-        """Opens or creates `path` and cuts off what a crash left torn: everything from `keep(path)` on."""
+    def __init__(self, path: Path, where: Callable[[bytes], Cut]):
+        """Opens or creates `path`; what follows the last readable item is moved into files beside it, never thrown away.
+
+        Raises:
+            RunFolderError: the disk is full or failing; nothing was cut off.
+        """
         self.path = path
+        self._fd = -1
         with _explained(path):
             path.parent.mkdir(parents=True, exist_ok=True)
             self._fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | getattr(os, "O_BINARY", 0), 0o644)
-            self.size = keep(path)
-            if os.fstat(self._fd).st_size != self.size:
-                os.ftruncate(self._fd, self.size)
+            try:
+                content = path.read_bytes()
+                cut = where(content)
+                set_aside(path, content, cut.end, cut.torn)
+                if len(content) != cut.end:
+                    os.ftruncate(self._fd, cut.end)
+            except BaseException:
+                os.close(self._fd)
+                raise
+        self.size = cut.end
 
     def append(self, content: bytes) -> int:
         """Writes `content` at the end and returns its offset.
@@ -158,11 +210,18 @@ class AppendFile:
         return offset
 
     def close(self) -> None:
-        """Puts everything on the disk."""
+        """Puts everything on the disk; may be called twice.
+
+        Raises:
+            RunFolderError: the disk is full or failing.
+        """
         if self._fd >= 0:
-            os.fsync(self._fd)
-            os.close(self._fd)
-            self._fd = -1
+            fd, self._fd = self._fd, -1
+            with _explained(self.path):
+                try:
+                    os.fsync(fd)
+                finally:
+                    os.close(fd)
 
 
 class _explained:
@@ -177,6 +236,6 @@ class _explained:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: object) -> None:
         if isinstance(error, OSError):
             raise RunFolderError(
-                f"cannot write {str(self.path)!r}: {error.strerror or error}; what was written before is whole: "
+                f"cannot write {str(self.path)!r}: {error.strerror or error}; nothing written before is lost: "
                 "free some space or fix the permissions, then continue with --resume"
             ) from error

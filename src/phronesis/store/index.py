@@ -16,20 +16,23 @@ import msgspec
 from msgspec import Struct
 
 from phronesis.store.codec import Unreadable
-from phronesis.store.frames import scan_file
+from phronesis.store.frames import read_frame, scan_file
 from phronesis.store.layout import Layout, kind_of
+from phronesis.store.quarantine import Stretch
 from phronesis.store.row import Place, Row, summarise
 
 logger = logging.getLogger(__name__)
 
-VERSION = 1
+VERSION = 2
 """Changes whenever a column does; an index of another version is thrown away."""
 
 _COLUMNS = tuple(f.name for f in msgspec.structs.fields(Row))
 _QUOTED = ", ".join(f'"{c}"' for c in _COLUMNS)
+_FOLDER = "episodes"
 _ORDER = 'ORDER BY kind, file, "offset"'
 _SCHEMA = f"""
-CREATE TABLE files (name TEXT PRIMARY KEY, scanned INTEGER NOT NULL, damaged INTEGER NOT NULL);
+CREATE TABLE files (name TEXT PRIMARY KEY, scanned INTEGER NOT NULL, size INTEGER NOT NULL, mtime INTEGER NOT NULL);
+CREATE TABLE damaged (file TEXT NOT NULL, "offset" INTEGER NOT NULL, bytes INTEGER NOT NULL);
 CREATE TABLE unreadable (file TEXT NOT NULL, "offset" INTEGER NOT NULL, reason TEXT NOT NULL);
 CREATE TABLE episodes ({_QUOTED}, UNIQUE (kind, id));
 CREATE INDEX by_step ON episodes (step);
@@ -73,15 +76,6 @@ class Where(Struct, frozen=True, kw_only=True):
         return f"{text} {_ORDER}", values
 
 
-class Damage(Struct, frozen=True, kw_only=True):
-    """What of a run's episode files could not be read."""
-
-    bytes: int
-    """Bytes that belong to no readable frame."""
-    unreadable: dict[str, int]
-    """Whole frames that hold no episode this version can read: reason -> how many."""
-
-
 class Index:
     """The index of one run folder. When the folder cannot be written it lives in memory."""
 
@@ -103,13 +97,37 @@ class Index:
         found = self._connection().execute(f"SELECT {_QUOTED} FROM episodes WHERE {condition}", values)
         return [_row(cast(tuple[object, ...], r)) for r in found]
 
-    def damage(self) -> Damage:
-        """What could not be read so far."""
+    def damage(self) -> list[Stretch]:
+        """Stretches of the episode files that belong to no readable frame, also half-written last ones."""
         self.sync()
         db = self._connection()
-        (lost,) = cast(tuple[int], db.execute("SELECT coalesce(sum(damaged), 0) FROM files").fetchone())
-        reasons = Counter(cast(str, r[0]) for r in db.execute("SELECT reason FROM unreadable"))
-        return Damage(bytes=lost, unreadable=dict(reasons))
+        rows = cast("list[tuple[str, int, int]]", db.execute('SELECT file, "offset", bytes FROM damaged').fetchall())
+        found = [Stretch(file=f"{_FOLDER}/{name}", offset=at, bytes=size) for name, at, size in rows]
+        for name, end in _scanned(db).items():
+            path = self._layout.episodes / name
+            tail = scan_file(path, end)  # not in the index: it may still be growing
+            for at, size in (*tail.gaps, (tail.end, tail.torn - tail.end)):
+                if size > 0:
+                    found.append(Stretch(file=f"{_FOLDER}/{name}", offset=at, bytes=size))
+            if (left := path.stat().st_size - tail.torn) > 0:
+                found.append(Stretch(file=f"{_FOLDER}/{name}", offset=tail.torn, bytes=left, torn=True))
+        return sorted(found, key=lambda s: (s.file, s.offset))
+
+    def unreadable(self) -> dict[str, int]:
+        """Whole frames that hold no episode this version can read: reason -> how many."""
+        self.sync()
+        reasons = Counter(cast("str", r[0]) for r in self._connection().execute("SELECT reason FROM unreadable"))
+        return dict(reasons)
+
+    def note_unreadable(self, row: Row, reason: str) -> None:
+        """Counts an episode that turned out to be unreadable although its row could be made."""
+        db = self._connection()
+        known = db.execute('SELECT 1 FROM unreadable WHERE file = ? AND "offset" = ?', (row.file, row.offset)).fetchone()
+        if known is None:
+            try:
+                db.execute("INSERT INTO unreadable VALUES (?, ?, ?)", (row.file, row.offset, reason[:200]))
+            except sqlite3.OperationalError as error:
+                logger.info("the index cannot be written (%s)", error)
 
     def sync(self) -> int:
         """Reads what the files gained; returns how many episodes that were."""
@@ -140,8 +158,8 @@ class Index:
         db = self._connection()
         files = {p.name: p for p in self._layout.episode_files()}
         scanned = _scanned(db)
-        if any(name not in files or files[name].stat().st_size < end for name, end in scanned.items()):
-            logger.warning("episode files shrank or vanished; the index is built again")
+        if any(name not in files or _changed(db, files[name], end) for name, end in scanned.items()):
+            logger.info("episode files were changed by another hand; the index is built again")
             self.discard()
             db, scanned = self._connection(), {}
         grown = [p for name, p in files.items() if p.stat().st_size > scanned.get(name, 0)]
@@ -159,6 +177,7 @@ class Index:
 
     def _read(self, db: sqlite3.Connection, path: Path, start: int) -> int:
         """Adds the episodes of one file from `start` on."""
+        before = path.stat()
         found = scan_file(path, start)
         kind = kind_of(path)
         rows: list[Row] = []
@@ -171,10 +190,10 @@ class Index:
         values: Iterable[tuple[object, ...]] = (msgspec.structs.astuple(r) for r in rows)
         db.executemany(f"INSERT OR REPLACE INTO episodes ({_QUOTED}) VALUES ({marks})", values)
         db.execute(
-            "INSERT INTO files VALUES (?, ?, ?) ON CONFLICT (name) DO UPDATE"
-            " SET scanned = excluded.scanned, damaged = damaged + excluded.damaged",
-            (path.name, found.end, found.damaged),
+            "INSERT OR REPLACE INTO files VALUES (?, ?, ?, ?)",
+            (path.name, found.end, before.st_size, before.st_mtime_ns),
         )
+        db.executemany("INSERT INTO damaged VALUES (?, ?, ?)", [(path.name, at, size) for at, size in found.gaps])
         return len(rows)
 
     def _connection(self) -> sqlite3.Connection:
@@ -198,6 +217,17 @@ class Index:
 
 def _scanned(db: sqlite3.Connection) -> dict[str, int]:
     return {cast(str, n): cast(int, s) for n, s in db.execute("SELECT name, scanned FROM files")}
+
+
+def _changed(db: sqlite3.Connection, path: Path, end: int) -> bool:
+    """Whether a file did anything but grow since it was read; what was read last must still be where it was."""
+    now = path.stat()
+    size, mtime = cast("tuple[int, int]", db.execute("SELECT size, mtime FROM files WHERE name = ?", (path.name,)).fetchone())
+    if now.st_size < end or now.st_size == size:
+        return now.st_size < end or now.st_mtime_ns != mtime
+    last = 'SELECT "offset", length FROM episodes WHERE file = ? AND "offset" + length = ?'
+    found = cast("tuple[int, int] | None", db.execute(last, (path.name, end)).fetchone())
+    return found is not None and read_frame(path, *found) is None
 
 
 def _open(place: str) -> sqlite3.Connection:

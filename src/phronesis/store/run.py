@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import logging
 import time
-import tomllib
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
@@ -22,13 +21,14 @@ from phronesis.config import config_hash, to_toml
 from phronesis.errors import RunFolderError, UnknownName
 from phronesis.records import Episode
 from phronesis.store import codec
-from phronesis.store.folder import check_folder, check_same, read_json, runs_near, write_whole
-from phronesis.store.frames import AppendFile, pack, read_frame, scan, scan_file
-from phronesis.store.index import Damage, Index, Where
+from phronesis.store.folder import check_folder, check_same, read_config, read_json, runs_near, write_whole
+from phronesis.store.frames import AppendFile, Cut, pack, read_frame, scan, scan_file
+from phronesis.store.index import Index, Where
 from phronesis.store.layout import Layout, number_of
 from phronesis.store.lines import NOT_FINITE, LineFile, line_number, read_lines
 from phronesis.store.lock import FolderLock, is_held
 from phronesis.store.provenance import provenance, utc_now
+from phronesis.store.quarantine import Stretch, moved
 from phronesis.store.row import Row
 
 logger = logging.getLogger(__name__)
@@ -63,6 +63,19 @@ class Event(Struct, frozen=True, kw_only=True):
     """Training step; None outside training."""
     fields: dict[str, float | int | str | bool | None] = {}
     """Numbers and names that belong to it."""
+
+
+class Damage(Struct, frozen=True, kw_only=True):
+    """What of a run's files could not be read."""
+
+    bytes: int
+    """Bytes that belong to no readable episode, metric or event."""
+    torn: int
+    """Bytes of half-written last items: expected after a crash, no damage."""
+    unreadable: dict[str, int]
+    """Whole frames that hold no episode this version can read: reason -> how many."""
+    stretches: tuple[Stretch, ...]
+    """Where those bytes stood, by file and offset, and where they are now."""
 
 
 class Run:
@@ -101,7 +114,7 @@ class Run:
         Args:
             path: the folder; made when missing. Without `resume` it must be missing or empty.
             config: the resolved config. With `resume` it must be the one the run was started with.
-            resume: continue what is there; what a crash left torn is cut off.
+            resume: continue what is there; what cannot be read at the end of a file is moved into one beside it.
             success: environment -> reward from which an episode counts as a success (default 1.0).
 
         Raises:
@@ -125,12 +138,7 @@ class Run:
         Raises:
             RunFolderError: the file is damaged.
         """
-        try:
-            return tomllib.loads(self.layout.config.read_text(encoding="utf-8"))
-        except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-            raise RunFolderError(
-                f"{str(self.layout.config)!r} is damaged ({error}); restore it from a copy of the run"
-            ) from error
+        return read_config(self.layout)
 
     def code(self) -> dict[str, object]:
         """Versions, commit, platform; empty when they were not written or are damaged."""
@@ -152,9 +160,14 @@ class Run:
                 yield episode
 
     def read(self, row: Row) -> Episode | None:
-        """The episode of a row; None when its frame is not readable any more."""
+        """The episode of a row; None when its frame is not readable any more, which `damage` then counts."""
         line = read_frame(self.layout.episodes / row.file, row.offset, row.length)
-        return None if line is None else _decode(line, row.file)
+        if line is None:
+            logger.warning("episode %s in %s at byte %d is damaged", row.id, row.file, row.offset)
+            self._rows_index().discard()  # it was whole when the index was built: look at the files again
+            again = self.rows(Where(id=row.id, kind=row.kind))
+            return self.read(again[0]) if again and again[0] != row else None
+        return _decode(line, row.file, lambda reason: self._rows_index().note_unreadable(row, reason))
 
     def get(self, id: str, kind: str | None = None) -> Episode:
         """One episode; `kind` is needed only where several kinds share the id.
@@ -172,8 +185,24 @@ class Run:
         return episode
 
     def damage(self) -> Damage:
-        """What of the episode files could not be read."""
-        return self._rows_index().damage()
+        """What of the run's files could not be read, also what a writer has moved aside; reads them."""
+        aside = list(moved(self.path))
+        held = {(s.file, s.offset, s.bytes) for s in aside}  # a crash between keeping and cutting off leaves both
+        places = self._rows_index().damage()
+        for path, valid in ((self.layout.metrics, _is_metrics), (self.layout.events, _is_event)):
+            lines = read_lines(path, valid)
+            places += [Stretch(file=path.name, offset=at, bytes=size) for at, size in lines.gaps]
+            if (left := (path.stat().st_size if path.exists() else 0) - lines.torn) > 0:
+                places.append(Stretch(file=path.name, offset=lines.torn, bytes=left, torn=True))
+        active = self.active  # then a torn item is one that is being written
+        still = [s for s in places if not (s.torn and active) and (s.file, s.offset, s.bytes) not in held]
+        found = sorted([*aside, *still], key=lambda s: (s.file, s.offset, s.moved or ""))
+        return Damage(
+            bytes=sum(s.bytes for s in found if not s.torn),
+            torn=sum(s.bytes for s in found if s.torn),
+            unreadable=self._rows_index().unreadable(),
+            stretches=tuple(found),
+        )
 
     def follow(self, *, poll_seconds: float = 0.5, finished: Callable[[], bool] = lambda: True) -> Iterator[Episode]:
         """Episodes in the order they are written, waiting for more until `finished()` is true and nothing new is there."""
@@ -197,10 +226,8 @@ class Run:
     def steps(self) -> list[StepMetrics]:
         """All metrics by step, in order of step."""
         merged: dict[int, StepMetrics] = {}
-        for row in read_lines(self.layout.metrics).rows:
-            step = row.get("step")
-            if not isinstance(step, int):
-                continue
+        for row in read_lines(self.layout.metrics, _is_metrics).rows:
+            step = cast("int", row["step"])
             values = {k: _number(v) for k, v in row.items() if k not in ("step", "time")}
             before = merged[step].values if step in merged else {}
             merged[step] = StepMetrics(step=step, time=str(row.get("time", "")), values=before | values)
@@ -212,13 +239,10 @@ class Run:
 
     def events(self) -> list[Event]:
         """Everything that happened, in order; lines this version cannot read are left out with a warning."""
-        found: list[Event] = []
-        for row in read_lines(self.layout.events).rows:
-            try:
-                found.append(msgspec.convert(row, Event))
-            except msgspec.ValidationError as error:
-                logger.warning("a line of %s cannot be read: %s", self.layout.events.name, error)
-        return found
+        lines = read_lines(self.layout.events, _is_event)
+        if lines.damaged:
+            logger.warning("%d stretches of %s cannot be read", lines.damaged, self.layout.events)
+        return [msgspec.convert(row, Event) for row in lines.rows]
 
     def close(self) -> None:
         """Closes the index."""
@@ -303,15 +327,30 @@ class RunWriter(Run):
         self._lock.release()
 
 
-def _whole_frames(path: Path) -> int:
-    return scan(path.read_bytes()).end
+def _whole_frames(content: bytes) -> Cut:
+    found = scan(content)
+    return Cut(found.end, found.torn)
 
 
-def _decode(line: bytes, file: str) -> Episode | None:
+def _is_metrics(row: dict[str, object]) -> bool:
+    step = row.get("step")
+    return isinstance(step, int) and not isinstance(step, bool)
+
+
+def _is_event(row: dict[str, object]) -> bool:
+    try:
+        msgspec.convert(row, Event)
+    except msgspec.ValidationError:
+        return False
+    return True
+
+
+def _decode(line: bytes, file: str, note_unreadable: Callable[[str], None] = lambda reason: None) -> Episode | None:
     try:
         decoded = codec.decode(line)
     except codec.Unreadable as error:
         logger.warning("an episode in %s cannot be read: %s", file, error)
+        note_unreadable(str(error))
         return None
     for note in decoded.substitutions:
         logger.warning("episode %s: %s", decoded.episode.id, note)
