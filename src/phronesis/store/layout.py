@@ -13,6 +13,7 @@
       summary.json  report.html  labels.jsonl
       index.sqlite            rebuildable: delete it at any time
       .lock                   held by the writing process
+      FILE.damaged-N FILE.torn-N   what stood at byte N of FILE and could not be read, moved aside by the next writer
 """
 
 from __future__ import annotations
