@@ -12,6 +12,7 @@ PhronesisError
 ├── EpisodeFault             something broke inside one episode; recorded as `Episode.failure`, never raised by play
 │   ├── EnvFault             the environment, tool or rubric raised, hung or broke its contract
 │   └── PolicyFault          the engine failed to answer
+├── AllFaulted               every episode of a phase was a fault: nothing to learn from, nothing to count
 └── TrainingError            the trainer stops rather than learn from wrong numbers
     └── MismatchError        recomputed log-probabilities disagree with the recorded ones
 """
@@ -92,9 +93,23 @@ class PolicyFault(EpisodeFault):
     """The engine failed to answer a request."""
 
 
+class AllFaulted(PhronesisError):
+    """Every episode that was played ended in a fault, in training or in evaluation; names the first cause."""
+
+
 class TrainingError(PhronesisError):
     """The trainer stops rather than learn from wrong numbers."""
 
 
 class MismatchError(TrainingError):
     """The learner's recomputed log-probabilities disagree with the behaviour log-probabilities."""
+
+
+def one_line(error: BaseException, most: int = 240) -> str:
+    """What an error of foreign code says, on one line of at most `most` characters.
+
+    >>> one_line(ValueError("roles must alternate\\n\\n  user/assistant"))
+    'roles must alternate user/assistant'
+    """
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text if len(text) <= most else f"{text[: most - 1]}…"

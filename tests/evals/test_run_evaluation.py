@@ -10,7 +10,7 @@ import pytest
 from phronesis.chat.qwen import QwenFormat
 from phronesis.engine.scripted import ScriptedPolicy
 from phronesis.envs import probes
-from phronesis.errors import ConfigError
+from phronesis.errors import AllFaulted, ConfigError
 from phronesis.evals.run import donors, evaluate, evaluate_swapped, succeeded, summarise
 from phronesis.evals.statistics import wilson
 from phronesis.models.tokenizer import train_tokenizer
@@ -71,8 +71,11 @@ def test_a_fault_is_neither_success_nor_failure():
     assert [succeeded(SPEC, e) for e in FOUR] == [True, True, False, False]
     assert succeeded(SPEC, episode("e", 1.0, stop=Stop.env_fault)) is None
     assert succeeded(SPEC, episode("f", None)) is None
-    with pytest.raises(ConfigError, match=r"none of 2 evaluation episodes of 'probe-copy' could be scored; the first failure"):
+    cause = r"all 2 episodes of an evaluation of 'probe-copy' faulted; the first \('e'\): OSError in env\.step: gone"
+    with pytest.raises(AllFaulted, match=cause):
         summarise(SPEC, [episode("e", None, stop=Stop.env_fault)] * 2, 1.0)
+    with pytest.raises(ConfigError, match="none of 2 evaluation episodes of 'probe-copy' has a reward; the first fail"):
+        summarise(SPEC, [episode("f", None), episode("e", None, stop=Stop.env_fault)], 1.0)
     with pytest.raises(ConfigError, match="none of 0 evaluation episodes"):
         summarise(SPEC, [], 1.0)
 

@@ -11,8 +11,9 @@ from msgspec.structs import replace
 from tiny_jobs import Stopped, config, events, stop_at, weights
 
 from phronesis.credit import GroupMean, TrajectoryCredit
-from phronesis.errors import EnvFault, TrainingError
-from phronesis.records import Stop
+from phronesis.envs.native import from_env
+from phronesis.errors import AllFaulted, EnvFault
+from phronesis.records import Reply, Stop
 from phronesis.store import Run
 from phronesis.store.index import Where
 from phronesis.train import job
@@ -62,12 +63,40 @@ def test_signal_ends_the_silence(tmp_path):
 def test_a_step_of_faults_stops_and_names_the_cause(tmp_path):
     broken = config(env=world("broken"), evaluation=NOTHING)
     cause = r"all 8 episodes of step 0 faulted; the first \('train-0-0-0'\): ConnectionError in env\.step: the world is gone"
-    with pytest.raises(TrainingError, match=cause):
+    with pytest.raises(AllFaulted, match=cause):
         job.run(broken, tmp_path / "run")
     (failure,) = events(tmp_path / "run", "failure")
-    assert failure.startswith("TrainingError: all 8 episodes") and "the world is gone" in failure
+    assert failure.startswith("AllFaulted: all 8 episodes") and "the world is gone" in failure
     with Run.open(tmp_path / "run") as run:
         assert {r.stop for r in run.rows(Where(kind="train"))} == {"env_fault"} and len(run.rows()) == 8
+
+
+def test_faults_of_every_phase_are_one_error(tmp_path):
+    """The same world breaks in the evaluation before training."""
+    cause = r"all 3 episodes of an evaluation of 'probe-bandit' faulted; the first \('heldout_before-0-0'\): ConnectionError in"
+    with pytest.raises(AllFaulted, match=cause):
+        job.run(config(env=world("broken"), evaluation=EvalConfig(tasks=3)), tmp_path / "run")
+
+
+class Over:
+    """Is over before anything is said."""
+
+    def reset(self, task, seed):
+        return Reply(messages=task.messages, done=True)
+
+    def step(self, action):
+        return Reply(done=True)
+
+    def close(self):
+        pass
+
+
+def test_a_run_without_a_turn_says_so(tmp_path):
+    rows = [{"prompt": f"Say {letter}."} for letter in "abc"]
+    spec = from_env(Over, {"train": rows, "heldout": rows})
+    summary = job.run(config(prime=None, steps=1), tmp_path / "run", spec=spec)
+    assert summary.line == "tiny: no turn was played, every one of 3 held-out episodes was over with its opening"
+    assert "nan" not in (tmp_path / "run" / "summary.json").read_text().lower()
 
 
 @pytest.mark.parametrize("prime", [True, False])

@@ -13,7 +13,7 @@ from phronesis.errors import ConfigError
 from phronesis.evals.statistics import wilson
 from phronesis.reason.swapped import SwappedThoughts, thoughts_of
 from phronesis.records import Episode, EpisodeGroup, Task
-from phronesis.rollout.play import Stage, Ticket, play, play_groups, score
+from phronesis.rollout.play import Stage, Ticket, check_played, play, play_groups, score
 
 
 class EvalSummary(Struct, frozen=True, kw_only=True):
@@ -51,13 +51,15 @@ def summarise(spec: EnvSpec, episodes: Sequence[Episode], temperature: float) ->
     """Counts outcomes.
 
     Raises:
-        ConfigError: no episode could be counted.
+        AllFaulted: every episode is a fault.
+        ConfigError: no episode could be counted, since none has a reward.
     """
+    check_played(f"an evaluation of {spec.name!r}", episodes)
     counted = [(e, ok) for e in episodes if (ok := succeeded(spec, e)) is not None]
     if not counted:
         first = next((e.failure for e in episodes if e.failure is not None), None)
         cause = f"; the first failure was {first.kind} in {first.where}: {first.message}" if first is not None else ""
-        raise ConfigError(f"none of {len(episodes)} evaluation episodes of {spec.name!r} could be scored{cause}")
+        raise ConfigError(f"none of {len(episodes)} evaluation episodes of {spec.name!r} has a reward{cause}")
     wins, n = sum(ok for _, ok in counted), len(counted)
     low, high = wilson(wins, n)
     levels: dict[str, tuple[float, int]] = {}

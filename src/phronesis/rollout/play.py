@@ -13,7 +13,7 @@ import msgspec
 from phronesis.agent import Agent
 from phronesis.chat.format import ChatFormat
 from phronesis.env import EnvSpec
-from phronesis.errors import EnvFault
+from phronesis.errors import AllFaulted, EnvFault
 from phronesis.policy import Policy, Releases
 from phronesis.records import Episode, EpisodeGroup, Reward, Stop, Task
 from phronesis.rollout.limits import Limits, Sampling
@@ -137,6 +137,22 @@ async def score(spec: EnvSpec, group: EpisodeGroup, seconds: float = Limits().ru
             e if e.stop.is_fault else msgspec.structs.replace(e, reward=r) for e, r in zip(group.episodes, rewards, strict=True)
         )
     return msgspec.structs.replace(group, episodes=episodes)
+
+
+def check_played(what: str, episodes: Sequence[Episode]) -> None:
+    """Refuses to go on where nothing but faults came of playing.
+
+    Args:
+        what: which episodes, for the message, e.g. ``step 3``.
+        episodes: all of them, scored.
+
+    Raises:
+        AllFaulted: every one of them is a fault; names the first and its cause.
+    """
+    if episodes and all(e.stop.is_fault for e in episodes):
+        first, failure = episodes[0], episodes[0].failure
+        cause = f"{failure.kind} in {failure.where}: {failure.message}" if failure else "cancelled"
+        raise AllFaulted(f"all {len(episodes)} episodes of {what} faulted; the first ({first.id!r}): {cause}")
 
 
 def check_rewards(rewards: Sequence[Reward], group: EpisodeGroup) -> Sequence[Reward]:

@@ -8,22 +8,20 @@ from __future__ import annotations
 
 import logging
 import time
-from collections import Counter
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 from phronesis.credit.rule import CreditRule
 from phronesis.env import TaskSource
-from phronesis.errors import TrainingError
 from phronesis.log import Heartbeat
 from phronesis.policy import Versioned
 from phronesis.records import Episode, EpisodeGroup
-from phronesis.rollout.play import Stage, play_groups
+from phronesis.rollout.play import Stage, check_played, play_groups
 from phronesis.store.run import RunWriter
 from phronesis.train.batching import build_batch
 from phronesis.train.config import RunConfig
 from phronesis.train.learner import Learner
-from phronesis.train.measures import episode_metrics, silence, update_metrics
+from phronesis.train.measures import alarm, episode_metrics, silence, update_metrics
 
 log = logging.getLogger(__name__)
 
@@ -52,7 +50,8 @@ async def train(loop: Loop, start: int = 0) -> None:
     """Trains from step `start` to the configured number of steps.
 
     Raises:
-        TrainingError: numbers the learner cannot trust, or every episode of a step faulted.
+        TrainingError: numbers the learner cannot trust.
+        AllFaulted: every episode of a step is a fault.
     """
     config, silent = loop.config, silence(loop.run, start)
     for step in range(start, config.steps):
@@ -74,7 +73,9 @@ async def train(loop: Loop, start: int = 0) -> None:
         loop.run.metrics(step, metrics)
         silent = 0 if update.steps else silent + 1
         if silent and silent % config.silent_steps == 0:
-            alarm(loop, step, silent, groups)
+            said = alarm(silent, groups)
+            log.warning("%s", said)
+            loop.run.event("alarm", said, step=step, silent_steps=silent)
         await loop.after_step(step + 1, metrics)
 
 
@@ -105,23 +106,5 @@ async def play_step(loop: Loop, step: int) -> list[EpisodeGroup]:
         on_episode=store,
     )
     groups = await Heartbeat("play", listener=waited).watch(played, reason)
-    faults = [e for g in groups for e in g.episodes if e.stop.is_fault]
-    if len(faults) == sum(len(g.episodes) for g in groups):
-        failure = faults[0].failure
-        cause = f"{failure.kind} in {failure.where}: {failure.message}" if failure else "cancelled"
-        raise TrainingError(f"all {len(faults)} episodes of step {step} faulted; the first ({faults[0].id!r}): {cause}")
+    check_played(f"step {step}", [e for g in groups for e in g.episodes])
     return groups
-
-
-def alarm(loop: Loop, step: int, silent: int, groups: list[EpisodeGroup]) -> None:
-    """Says loudly that nothing is being learned, and what the episodes looked like."""
-    rewards = sorted({e.reward.value for g in groups for e in g.valid if e.reward and e.reward.value is not None})
-    seen = f"every reward was {rewards[0]!r}" if len(rewards) == 1 else f"rewards seen: {rewards[:5]}"
-    stops = Counter(e.stop.value for g in groups for e in g.episodes).most_common()
-    message = (
-        f"no signal for {silent} steps: no group had episodes of different reward ({seen}; episodes ended by "
-        f"{', '.join(f'{stop} {n}' for stop, n in stops)}). Make tasks easier or harder, raise the temperature or group_size, "
-        "raise the limit that ends episodes, or prime the policy first"
-    )
-    log.warning("%s", message)
-    loop.run.event("alarm", message, step=step, silent_steps=silent)

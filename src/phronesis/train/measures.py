@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from statistics import fmean, pstdev
 
@@ -36,6 +37,19 @@ def silence(run: Run, start: int) -> int:
     """How many steps just before `start` had no signal, so that a resumed run does not forget its silence."""
     quiet = {s.step for s in run.steps() if s.values.get("update/tokens") == 0.0} if start else set[int]()
     return next(n for n in range(start + 1) if start - 1 - n not in quiet)
+
+
+def alarm(silent: int, groups: Sequence[EpisodeGroup]) -> str:
+    """What to say when nothing has been learned for `silent` steps: what the last step's episodes looked like, and what
+    could help."""
+    rewards = sorted({e.reward.value for g in groups for e in g.valid if e.reward and e.reward.value is not None})
+    seen = f"every reward was {rewards[0]!r}" if len(rewards) == 1 else f"rewards seen: {rewards[:5]}"
+    stops = Counter(e.stop.value for g in groups for e in g.episodes).most_common()
+    return (
+        f"no signal for {silent} steps: no group had episodes of different reward ({seen}; episodes ended by "
+        f"{', '.join(f'{stop} {n}' for stop, n in stops)}). Make tasks easier or harder, raise the temperature or group_size, "
+        "raise the limit that ends episodes, or prime the policy first"
+    )
 
 
 def update_metrics(update: UpdateMetrics) -> dict[str, float]:

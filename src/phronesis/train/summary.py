@@ -68,6 +68,8 @@ class Summary(Struct, frozen=True, kw_only=True):
         if self.heldout_before is None or self.heldout_after is None:
             return f"{self.name}: {self.steps} steps, {self.episodes} episodes, no held-out evaluation"
         before, after = self.heldout_before, self.heldout_after
+        if not before.mean_turns and not after.mean_turns:
+            return f"{self.name}: no turn was played, every one of {after.n} held-out episodes was over with its opening"
         return (
             f"held-out success {before.success:.1%} [{before.ci_low:.1%}, {before.ci_high:.1%}] -> "
             f"{after.success:.1%} [{after.ci_low:.1%}, {after.ci_high:.1%}]  "
