@@ -4,9 +4,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
+import pytest
 from terminal import Seen
 
 from phronesis.cli.machine import Machine, advise, available_memory, inspect, render
+from phronesis.models.tokenizer import save_tokenizer, train_tokenizer
 
 Run = Callable[..., Seen]
 
@@ -62,3 +64,37 @@ def test_rendering_ends_with_the_advice():
     bad = msgspec.structs.replace(FINE, advice=("do this", "then that"))
     assert render(bad).endswith("\n\nadvice: do this\nadvice: then that")
     assert inspect().python in render(inspect())
+
+
+CHAT = (
+    "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+BROKEN = {
+    "{{ raise_exception('Roles must\n\n  alternate') }}": (1, "refuses messages with the roles user: Roles must alternate"),
+    "{% for m in messages %}\n\n{{ m.role }": (1, "the chat template is broken at line 3: unexpected '}'"),
+    "{% if tools %}{{ raise_exception('no\n tools\nhere') }}{% endif %}" + CHAT: (0, "it refuses tools: the chat template"),
+}
+
+
+@pytest.mark.parametrize("source", BROKEN)
+def test_a_broken_template_takes_one_line_a_finding(run: Run, tmp_path: Path, source: str):
+    tokenizer = train_tokenizer(["Say a."] * 2, 290)
+    tokenizer.chat_template = source
+    save_tokenizer(tokenizer, tmp_path / "model")
+    seen = run("doctor", "template", str(tmp_path / "model"))
+    code, said = BROKEN[source]
+    assert seen.code == code and said in seen.out
+    head, *lines = seen.out.splitlines()
+    assert head.startswith(f"{tmp_path / 'model'}: {'fail' if code else 'warn'} ")
+    assert all(line.split()[0] in ("ok", "warn", "fail", "->", "at") for line in lines)
+
+
+def test_a_folder_without_a_tokenizer_is_told_in_one_line(run: Run, tmp_path: Path):
+    (tmp_path / "model").mkdir()
+    seen = run("doctor", "template", str(tmp_path / "model"))
+    assert seen.code == 2
+    assert seen.err == f"error: no 'tokenizer.json' in {str(tmp_path / 'model')!r}; save a fast tokenizer there\n"
+    (tmp_path / "model" / "tokenizer.json").write_text("{junk")
+    seen = run("doctor", "template", str(tmp_path / "model"))
+    assert seen.code == 2 and seen.err.count("\n") == 1 and "JSONDecodeError: Expecting property name" in seen.err

@@ -16,7 +16,7 @@ from phronesis.chat.format import Retention
 from phronesis.chat.generic import GenericFormat
 from phronesis.chat.probes import Difference, first_difference, prefix_difference
 from phronesis.chat.template import Template, as_chat, as_tool
-from phronesis.errors import CheckpointError, TemplateError
+from phronesis.errors import CheckpointError, TemplateError, one_line
 from phronesis.records import Message, ToolSpec
 
 Verdict = Literal["ok", "warn", "fail"]
@@ -83,7 +83,10 @@ def diagnose(path: str | Path) -> TemplateReport:
             str(folder), local_files_only=True
         )
     except Exception as fault:  # the loaders raise anything, down to bare Exceptions of the Rust core
-        raise CheckpointError(f"no tokenizer can be read from {str(path)!r}: {type(fault).__name__}: {fault}") from fault
+        if not (folder / "tokenizer.json").is_file():
+            raise CheckpointError(f"no 'tokenizer.json' in {str(path)!r}; save a fast tokenizer there") from fault
+        why = f"{type(fault).__name__}: {one_line(fault)}"
+        raise CheckpointError(f"no tokenizer can be read from {str(path)!r}: {why}") from fault
     return examine(cast(PreTrainedTokenizerBase, loaded), str(path))
 
 

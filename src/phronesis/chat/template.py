@@ -13,7 +13,7 @@ from typing import Any, Protocol, cast
 from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerBase
 
-from phronesis.errors import TemplateError
+from phronesis.errors import TemplateError, one_line
 from phronesis.records import ImagePart, Message, ToolSpec
 
 _MEMO_TEXT = 512
@@ -172,8 +172,11 @@ class Template:
                 chat, tools=tools, tokenize=False, add_generation_prompt=generation, **(arguments or {})
             )
         except Exception as fault:  # a template is a program of strangers: it may raise anything
-            roles = [m["role"] for m in chat]
-            raise TemplateError(f"the chat template refuses messages with roles {roles!r}: {fault}") from fault
+            line = getattr(fault, "lineno", None)
+            if isinstance(line, int):
+                raise TemplateError(f"the chat template is broken at line {line}: {one_line(fault)}") from fault
+            roles = ", ".join(m["role"] for m in chat)
+            raise TemplateError(f"the chat template refuses messages with the roles {roles}: {one_line(fault)}") from fault
 
     def encode(self, text: str) -> tuple[int, ...]:
         """Ids of `text`, special tokens recognised, none added. Text that spells a control token becomes one, also inside a

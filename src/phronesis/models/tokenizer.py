@@ -14,7 +14,7 @@ from typing import Literal, cast
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
-from phronesis.errors import CheckpointError, ConfigError, TemplateError
+from phronesis.errors import CheckpointError, ConfigError, TemplateError, one_line
 
 Style = Literal["qwen", "llama3"]
 """Which family's special tokens and template a new tokenizer gets."""
@@ -256,7 +256,9 @@ def load_tokenizer(path: str | Path) -> PreTrainedTokenizerFast:
     try:
         loaded: object = AutoTokenizer.from_pretrained(str(folder), local_files_only=True)  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]
     except Exception as fault:  # the loaders raise anything from KeyError to a bare Exception of the Rust core
-        raise CheckpointError(f"the tokenizer in {str(path)!r} cannot be read: {type(fault).__name__}: {fault}") from fault
+        raise CheckpointError(
+            f"the tokenizer in {str(path)!r} cannot be read: {type(fault).__name__}: {one_line(fault)}"
+        ) from fault
     tokenizer = cast(PreTrainedTokenizerFast, loaded)
     if not tokenizer.chat_template:  # pyright: ignore[reportUnknownMemberType]
         raise TemplateError(
