@@ -158,7 +158,8 @@ def test_unknown_episodes_are_suggested(run: Command, trained: Path):
 def test_the_report_command(run: Command, trained: Path):
     assert run("report", str(trained)).out == f"{trained / 'report.html'}\n"
     found = json.loads(run("report", str(trained), "--json").out)
-    assert found["episodes"]["train"] == 24 and found["damage"] == {"bytes": 0, "unreadable": {}}
+    assert found["episodes"]["train"] == 24 and found["notes"] == []
+    assert found["damage"]["bytes"] == 0 and found["damage"]["unreadable"] == {}
     assert found["summary"]["seed"] == 5 and found["active"] is False
 
 
@@ -225,3 +226,67 @@ def test_the_advice_for_a_lone_episode_can_be_followed(run: Command):
         lone = ("train", "quickstart", "--show", "group_size=1", *rule)
         assert f'{field} = "none"' in run(*lone).err
         assert run(*lone, f"{field}=none").code == 0
+
+
+def test_evaluating_in_a_context_that_the_prompt_fills_is_refused(run: Command, trained: Path):
+    seen = run("eval", str(trained), "limits.context=8", "--tasks", "4")
+    assert (seen.code, seen.out) == (2, "")
+    assert "limits.context 8 is smaller than the prompt: task 'heldout-" in seen.err and "raise limits.context" in seen.err
+
+
+DAMAGE = {
+    "torn": lambda config: config.write_text(config.read_text()[:-30] + "lear = ["),
+    "bytes": lambda config: config.write_bytes(config.read_bytes() + b"\n# \xff\xfe"),
+    "foreign": lambda config: config.write_text("[tool]\nname = 3\n"),
+    "empty": lambda config: config.write_text(""),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_settings_that_cannot_be_read_are_told(run: Command, trained: Path, tmp_path: Path, damage: str):
+    copy = tmp_path / "copy"
+    shutil.copytree(trained, copy)
+    DAMAGE[damage](copy / "config.toml")
+    for words in (("eval", str(copy)), ("replay", str(copy), "train-0-0-0"), ("train", str(copy), "--resume")):
+        seen = run(*words)
+        assert (seen.code, seen.out) == (2, ""), words
+        assert seen.err.startswith(f"error: the settings of the run in {str(copy)!r} cannot be read: ")
+        assert seen.err.endswith("; restore 'config.toml' from a copy of the run\n")
+    seen = run("train", "quickstart", *SMALL, "--seed", "5", "--out", str(copy), "--resume")
+    assert seen.code == 2 and str(copy) in seen.err
+    if damage in ("torn", "bytes"):
+        seen = run("report", str(copy))
+        assert seen.code == 0 and seen.out == f"{copy / 'report.html'}\n"
+        assert seen.err.startswith(f"warning: {str(copy)!r}: config.toml ") and seen.err.count("\n") == 1
+        (note,) = json.loads(run("report", str(copy), "--json").out)["notes"]
+        assert note.startswith("config.toml ")
+
+
+def test_settings_cut_short_at_a_line_are_told(run: Command, trained: Path, tmp_path: Path):
+    """What is left is valid, and means the defaults."""
+    copy = tmp_path / "copy"
+    shutil.copytree(trained, copy)
+    lines = (copy / "config.toml").read_text().splitlines(keepends=True)
+    (copy / "config.toml").write_text("".join(lines[: lines.index("[evaluation]\n")]))
+    seen = run("eval", str(copy), "--tasks", "4", "--json")
+    assert "is not the one it was started with (hash " in seen.err and seen.err.startswith("warning: 'config.toml' of the run")
+    assert run("eval", str(trained), "--tasks", "4", "--json").err.count("warning") == 0
+    seen = run("train", str(copy), "--resume")
+    assert seen.code == 2 and "was started with another config" in seen.err
+
+
+def test_an_evaluation_of_faults_breaks_like_a_step_of_faults(run: Command, trained: Path, tmp_path: Path):
+    (tmp_path / "gone.py").write_text(
+        "from phronesis.envs.native import from_env\n"
+        "class Gone:\n"
+        "    '''Is gone.'''\n"
+        "    def reset(self, task, seed): raise ConnectionError('the world is gone')\n"
+        "    def step(self, action): pass\n"
+        "    def close(self): pass\n"
+        "def make():\n"
+        "    return from_env(Gone, {'train': [{'prompt': 'a'}], 'heldout': [{'prompt': 'b'}]}, name='gone')\n"
+    )
+    seen = run("eval", str(trained), "env.name=gone:make", "--tasks", "2")
+    assert seen.code == 1
+    assert "all 2 episodes of an evaluation of 'gone' faulted" in seen.err
+    assert "ConnectionError in env.reset: the world is gone" in seen.err

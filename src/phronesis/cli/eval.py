@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -14,8 +15,10 @@ from phronesis.cli.watch import Watch
 from phronesis.data.sources import SpecTasks
 from phronesis.errors import ConfigError
 from phronesis.evals.run import EvalSummary, evaluate
-from phronesis.records import Episode
+from phronesis.records import Episode, Task
 from phronesis.rollout.limits import Sampling
+from phronesis.rollout.play import Stage
+from phronesis.train.job import check_context
 from phronesis.train.progress import Progress
 
 app = new_app()
@@ -62,13 +65,20 @@ def evaluate_agent(
             watch(Progress(phase="evaluate", done=count, total=tasks * samples))
 
         name = f"{split}_eval"
-        summary, _ = asyncio.run(
-            evaluate(player.stage(sampling), drawn, seed=chosen, name=name, samples=samples, on_episode=told)
-        )
+        summary = asyncio.run(checked(player.stage(sampling), drawn, seed=chosen, name=name, samples=samples, told=told))
     if as_json:
         say_json({"weights": str(player.weights), "env": player.spec.name, "split": split, "seed": chosen, "result": summary})
     else:
         say(render(summary, player))
+
+
+async def checked(
+    stage: Stage, tasks: Sequence[Task], *, seed: int, name: str, samples: int, told: Callable[[Episode], None]
+) -> EvalSummary:
+    """The evaluation, refused where the context has no room for an answer."""
+    await check_context(stage, tasks[0], seed)
+    summary, _ = await evaluate(stage, tasks, seed=seed, name=name, samples=samples, on_episode=told)
+    return summary
 
 
 def render(summary: EvalSummary, player: Player) -> str:
@@ -79,6 +89,8 @@ def render(summary: EvalSummary, player: Player) -> str:
         f"mean reward {summary.mean_reward:.3f}, turns {summary.mean_turns:.1f}, sampled tokens {summary.mean_tokens:.0f}, "
         f"faults {summary.faults}",
     ]
+    if not summary.mean_turns:
+        lines.append(f"no turn was played: every episode of {player.spec.name} was over with its opening")
     if summary.by_difficulty:
         rows = [[level, f"{share:.1%}", str(n)] for level, (share, n) in summary.by_difficulty.items()]
         lines += ["", table(rows, ["difficulty", "success", "episodes"])]

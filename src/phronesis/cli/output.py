@@ -44,6 +44,11 @@ def complain(text: str) -> None:
     print(f"error: {text}", file=sys.stderr, flush=True)
 
 
+def warn(text: str) -> None:
+    """One line about something that is wrong and does not stop the command."""
+    print(f"warning: {text}", file=sys.stderr, flush=True)
+
+
 def table(rows: Sequence[Sequence[str]], header: Sequence[str]) -> str:
     """Columns of equal width under a header.
 

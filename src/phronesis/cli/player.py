@@ -6,15 +6,16 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from phronesis.config import load
+from phronesis.cli.output import warn
+from phronesis.config import config_hash, load
 from phronesis.env import EnvSpec
 from phronesis.envs import registry
-from phronesis.errors import CheckpointError
+from phronesis.errors import CheckpointError, RunFolderError, UserError
 from phronesis.models import checkpoint as model_files
 from phronesis.models.tokenizer import load_tokenizer
 from phronesis.rollout.limits import Sampling
 from phronesis.rollout.play import Stage
-from phronesis.store import Layout
+from phronesis.store import Layout, Run
 from phronesis.train import checkpoint
 from phronesis.train.config import RunConfig
 from phronesis.train.seat import Seat, seat
@@ -44,8 +45,29 @@ def settings(source: Path, changes: list[str]) -> RunConfig:
     """A run's settings with overrides; for a model folder the defaults with overrides."""
     layout = Layout(source)
     if layout.is_run:
-        return load(RunConfig, [layout.config], changes)
+        return load(RunConfig, overrides=changes, base=stored(source))
     return load(RunConfig, overrides=changes, base=RunConfig(name=source.resolve().name or "model"))
+
+
+def stored(run: Path) -> RunConfig:
+    """The settings a run was started with; says so where its file has changed since.
+
+    Raises:
+        RunFolderError: the file cannot be read, or does not hold the settings of a run.
+    """
+    try:
+        config = load(RunConfig, [Layout(run).config])
+    except UserError as error:
+        raise RunFolderError(
+            f"the settings of the run in {str(run)!r} cannot be read: {error}; restore 'config.toml' from a copy of the run"
+        ) from error
+    started, now = Run.open(run).code().get("config_hash"), config_hash(config)
+    if started is not None and started != now:
+        warn(
+            f"'config.toml' of the run in {str(run)!r} is not the one it was started with (hash {now}, was {started}): it was "
+            "edited or damaged, or another version wrote it; it is used as it is"
+        )
+    return config
 
 
 def take(source: Path, config: RunConfig, step: int | None = None) -> Player:

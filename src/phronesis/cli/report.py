@@ -7,9 +7,10 @@ from typing import Annotated
 
 import typer
 
-from phronesis.cli.output import AsJson, examples, new_app, say, say_json
+from phronesis.cli.output import AsJson, examples, new_app, say, say_json, warn
 from phronesis.store import Run
 from phronesis.view import report as page
+from phronesis.view.folder import load
 
 app = new_app()
 
@@ -31,7 +32,7 @@ def report(
     summary, and what could not be read, are printed too.
     """
     with Run.open(run) as opened:
-        path = page.write(run)
+        path, notes = write(run)
         if not as_json:
             say(str(path))
             return
@@ -40,5 +41,14 @@ def report(
         for row in opened.rows():
             counts[row.kind] = counts.get(row.kind, 0) + 1
         say_json(
-            {"report": str(path), "active": opened.active, "episodes": counts, "damage": damage, "summary": opened.summary()}
+            {"report": str(path), "active": opened.active, "episodes": counts, "damage": damage}
+            | {"notes": notes, "summary": opened.summary()}
         )
+
+
+def write(folder: Path) -> tuple[Path, list[str]]:
+    """Writes the page and says, on standard error too, what of the folder could not be read; the page and those notes."""
+    run = load(folder)
+    for note in run.notes:
+        warn(f"{str(folder)!r}: {note}")
+    return page.write(folder, run), run.notes

@@ -8,13 +8,14 @@ from typing import Annotated
 import typer
 
 from phronesis.cli.output import AsJson, complain, examples, new_app, say, say_json
+from phronesis.cli.player import stored
+from phronesis.cli.report import write
 from phronesis.cli.watch import Watch
 from phronesis.config import load, to_toml
 from phronesis.errors import ConfigError
 from phronesis.store import Layout
 from phronesis.train import job, recipes
 from phronesis.train.config import RunConfig
-from phronesis.view import report
 
 app = new_app()
 
@@ -59,7 +60,7 @@ def train(
     except KeyboardInterrupt:
         complain(interrupted(folder))
         raise typer.Exit(130) from None
-    page = report.write(folder)
+    page, _ = write(folder)
     if as_json:
         say_json(summary)
     else:
@@ -84,7 +85,7 @@ def resolve(source: str, changes: list[str], seed: int | None) -> RunConfig:
     if source.endswith(".toml"):
         return load(RunConfig, [Path(source), *files], overrides)
     if source not in recipes.names() and Layout(Path(source)).is_run:
-        return load(RunConfig, [Layout(Path(source)).config, *files], overrides)
+        return load(RunConfig, files, overrides, stored(Path(source)))
     return load(RunConfig, files, overrides, recipes.get(source))
 
 

@@ -107,6 +107,8 @@ def load(folder: Path) -> Run:
             run.config = tomllib.loads(run.config_text)
         except tomllib.TOMLDecodeError as broken:
             run.notes.append(f"config.toml cannot be parsed ({broken})")
+        if "\ufffd" in run.config_text:
+            run.notes.append("config.toml is not UTF-8 text; what could not be read is shown as \ufffd")
     run.code = _table(run, "code.json")
     run.summary = _table(run, "summary.json")
     run.active = is_held(Layout(folder).lock)

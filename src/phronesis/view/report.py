@@ -37,8 +37,12 @@ CURVES_NOTE = (
 )
 
 
-def write(run_folder: Path) -> Path:
+def write(run_folder: Path, run: Run | None = None) -> Path:
     """Writes the report into the run folder, replacing an older one at once.
+
+    Args:
+        run_folder: where the run lies.
+        run: what was read of it already; None reads it.
 
     Raises:
         RunFolderError: the folder does not exist or cannot be written.
@@ -48,7 +52,7 @@ def write(run_folder: Path) -> Path:
     path = run_folder / NAME
     partial = run_folder / f".{NAME}.partial"
     try:
-        partial.write_text(page(load(run_folder)), encoding="utf-8")
+        partial.write_text(page(run or load(run_folder)), encoding="utf-8")
         os.replace(partial, path)
     except OSError as denied:
         raise RunFolderError(
