@@ -3,6 +3,7 @@
 import json
 import logging
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -26,6 +27,7 @@ from phronesis.train import recipes
 from phronesis.train.config import RunConfig
 
 Command = Callable[..., Seen]
+ROOT = Path(__file__).parents[2]
 
 SMALL = [
     "env.name=probe-copy", "prime=none", "steps=3", "checkpoint_every=1", "groups=2", "group_size=4", "evaluation.tasks=4",
@@ -54,6 +56,25 @@ def test_a_run_leaves_what_it_promises(trained: Path):
         assert [s.step for s in run.steps() if "reward/mean" in s.values] == [0, 1, 2]
         summary = run.summary()
         assert summary is not None and summary["seed"] == 5 and summary["steps"] == 3
+
+
+def test_the_documentation_names_every_file_phase_and_event_of_a_run(trained: Path):
+    page = (ROOT / "docs" / "architecture.md").read_text().partition("## The run folder")[2]
+    for path in trained.iterdir():
+        assert f"`{path.name}" in page, path.name
+    phases = json.loads((trained / "phases.json").read_text())
+    assert "heldout_after" in phases
+    for name in {*phases, *phases["heldout_after"]}:
+        assert f"`{name}`" in page, name
+    with Run.open(trained) as run:
+        lines = run.layout.events.read_text().splitlines()
+    for key in {key for line in lines for key in json.loads(line)}:
+        assert f"`{key}`" in page, key
+    written = "".join(p.read_text() for p in (ROOT / "src" / "phronesis" / "train").glob("*.py"))
+    kinds = set(re.findall(r'\.event\(\s*"(\w+)"', written))
+    assert len(kinds) >= 6
+    for kind in kinds:
+        assert f"| `{kind}` |" in page, kind
 
 
 def test_progress_is_json_lines_when_nobody_watches(run: Command, tmp_path: Path):
