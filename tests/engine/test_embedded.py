@@ -217,14 +217,14 @@ def test_cancelled_requests_free_their_place(decoder):
 
 def test_a_failing_step_reaches_everyone_and_the_engine_recovers(decoder, monkeypatch):
     engine = EmbeddedEngine(decoder, EngineConfig(slots=2))
-    good = engine._runner.forward.decode
+    good = engine._runner.compute.next
 
     def broken(*args):
         if engine.counters.decoded >= 4:
             raise RuntimeError("out of luck")
         return good(*args)
 
-    monkeypatch.setattr(engine._runner.forward, "decode", broken)
+    monkeypatch.setattr(engine._runner.compute, "next", broken)
 
     async def three():
         return await asyncio.gather(
@@ -234,7 +234,7 @@ def test_a_failing_step_reaches_everyone_and_the_engine_recovers(decoder, monkey
     faults = asyncio.run(three())
     assert [type(f) for f in faults] == [PolicyFault] * 3
     assert "out of luck" in str(faults[0]) and isinstance(faults[0].__cause__, RuntimeError)
-    monkeypatch.setattr(engine._runner.forward, "decode", good)
+    monkeypatch.setattr(engine._runner.compute, "next", good)
     assert run(engine, (1,)) == run(EmbeddedEngine(decoder), (1,))
 
 

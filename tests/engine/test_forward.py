@@ -1,4 +1,4 @@
-"""The engine's log-probabilities agree with transformers' forward pass."""
+"""The engine's log-probabilities agree with transformers' forward pass, compiled and in PyTorch."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import pytest
 import torch
 import transformers
 
-from phronesis.engine.embedded import EmbeddedEngine
+from phronesis.engine.embedded import EmbeddedEngine, EngineConfig
 from phronesis.models.checkpoint import load
 from phronesis.policy import SamplingParams
 
@@ -30,8 +30,9 @@ CASES = {
 }
 
 
+@pytest.mark.parametrize("native", [True, False], ids=["native", "pytorch"])
 @pytest.mark.parametrize("family", CASES)
-def test_logprobs_and_entropies_agree_with_transformers(family, tmp_path):
+def test_logprobs_and_entropies_agree_with_transformers(family, native, tmp_path):
     torch.manual_seed(0)
     config = getattr(transformers, f"{family}Config")(**{**SIZES, **CASES[family]})
     model = getattr(transformers, f"{family}ForCausalLM")(config).eval()
@@ -39,7 +40,7 @@ def test_logprobs_and_entropies_agree_with_transformers(family, tmp_path):
         for p in model.parameters():
             p.add_(torch.randn_like(p) * 0.1)
     model.save_pretrained(tmp_path)
-    engine = EmbeddedEngine(load(tmp_path))
+    engine = EmbeddedEngine(load(tmp_path), EngineConfig(native=native))
     prompts = [(1,), tuple(range(40)), tuple(range(82, 2, -1)) * 4, (7, 7)]
 
     async def crowd():

@@ -1,4 +1,4 @@
-"""A request's bits depend on its prompt, its parameters and the weights, and on nothing else."""
+"""A request's bits depend on its prompt, its parameters and the weights, and on nothing else: compiled and in PyTorch."""
 
 from __future__ import annotations
 
@@ -38,15 +38,17 @@ MODELS = {
     "two": model(4, 2, 16),
     "four": model(4, 1, 8),
     "wide": model(2, 1, 8, width=1040),
+    "long heads": model(2, 1, 128),
 }
+both = pytest.mark.parametrize("native", [True, False], ids=["native", "pytorch"])
 
 
 def same(a: Completion, b: Completion) -> bool:
     return (a.ids, a.logprobs, a.entropies, a.sampled, a.finish) == (b.ids, b.logprobs, b.entropies, b.sampled, b.finish)
 
 
-def alone(decoder: Decoder, prompt: tuple[int, ...], params: SamplingParams) -> Completion:
-    return asyncio.run(EmbeddedEngine(decoder).sample(prompt, params))
+def alone(decoder: Decoder, prompt: tuple[int, ...], params: SamplingParams, native: bool) -> Completion:
+    return asyncio.run(EmbeddedEngine(decoder, EngineConfig(native=native)).sample(prompt, params))
 
 
 ids = st.integers(0, V - 1)
@@ -68,16 +70,17 @@ def requests(draw):
     return prompt, params, draw(st.integers(0, 6))
 
 
+@both
 @pytest.mark.parametrize("threads", [1, 2])
 @pytest.mark.parametrize("name", MODELS)
 @settings(max_examples=8, deadline=None)
 @given(batch=st.lists(requests(), min_size=2, max_size=24), slots=st.sampled_from([3, 20, 64]), chunk=st.sampled_from([7, 128]))
-def test_alone_equals_in_a_crowd(threads, name, batch, slots, chunk):
+def test_alone_equals_in_a_crowd(native, threads, name, batch, slots, chunk):
     decoder = MODELS[name]
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
-        engine = EmbeddedEngine(decoder, EngineConfig(slots=slots, chunk=chunk, pass_tokens=100))
+        engine = EmbeddedEngine(decoder, EngineConfig(slots=slots, chunk=chunk, pass_tokens=100, native=native))
 
         async def later(prompt, params, wait):
             for _ in range(wait * 9):
@@ -88,11 +91,12 @@ def test_alone_equals_in_a_crowd(threads, name, batch, slots, chunk):
             return await asyncio.gather(*[later(*r) for r in batch])
 
         for (prompt, params, _), got in zip(batch, asyncio.run(crowd()), strict=True):
-            assert same(got, alone(decoder, prompt, params))
+            assert same(got, alone(decoder, prompt, params, native))
     finally:
         torch.set_num_threads(before)
 
 
+@both
 @settings(max_examples=12, deadline=None)
 @given(
     turns=st.lists(st.lists(ids, min_size=1, max_size=40), min_size=2, max_size=5),
@@ -100,9 +104,9 @@ def test_alone_equals_in_a_crowd(threads, name, batch, slots, chunk):
     slots=st.sampled_from([2, 16]),
     name=st.sampled_from(sorted(MODELS)),
 )
-def test_later_turns_give_the_same_bits_cached_or_not(turns, members, slots, name):
+def test_later_turns_give_the_same_bits_cached_or_not(native, turns, members, slots, name):
     decoder = MODELS[name]
-    engine = EmbeddedEngine(decoder, EngineConfig(slots=slots))
+    engine = EmbeddedEngine(decoder, EngineConfig(slots=slots, native=native))
 
     async def episode(member: int):
         prompt, out = SYSTEM, []
@@ -119,14 +123,15 @@ def test_later_turns_give_the_same_bits_cached_or_not(turns, members, slots, nam
 
     for out in asyncio.run(play()):
         for t, (prompt, params, got) in enumerate(out):
-            assert same(got, alone(decoder, prompt, params))
+            assert same(got, alone(decoder, prompt, params, native))
             if t > 0 and slots >= members:
                 assert got.cached_tokens >= len(out[t - 1][0]) + len(out[t - 1][2].ids) - 1
 
 
+@both
 @pytest.mark.parametrize("name", MODELS)
-def test_scores_are_the_sampled_logprobs_bit_for_bit(name):
-    engine = EmbeddedEngine(MODELS[name])
+def test_scores_are_the_sampled_logprobs_bit_for_bit(native, name):
+    engine = EmbeddedEngine(MODELS[name], EngineConfig(native=native))
 
     async def go():
         params = [SamplingParams(max_tokens=100, seed=s, temperature=t) for s, t in ((1, 1.0), (2, 0.6))]

@@ -15,6 +15,8 @@ from dataclasses import replace
 
 from msgspec import Struct
 
+from phronesis.engine.compute import Compute, Eager
+from phronesis.engine.native import NativeCompute, obstacle
 from phronesis.engine.request import Decode, Request, check, check_ids
 from phronesis.engine.runner import Counters, Runner
 from phronesis.engine.scoring import score
@@ -39,6 +41,18 @@ class EngineConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     """Prompt tokens of one sequence computed in one pass."""
     pass_tokens: int = 1024
     """Prompt tokens of all sequences computed in one pass, about."""
+    native: bool | None = None
+    """Compute with the compiled step: True insists, False never, None where it can (see `phronesis doctor`)."""
+
+
+def _compute(decoder: Decoder, native: bool | None) -> Compute:
+    """The fastest arithmetic allowed for the decoder."""
+    reason = "it was switched off" if native is False else obstacle(decoder)
+    if reason is None:
+        return NativeCompute(decoder)
+    if native:
+        raise ConfigError(f"engine: native = true, but {reason}; native = false or leaving it out uses PyTorch")
+    return Eager(decoder)
 
 
 class EmbeddedEngine:
@@ -53,7 +67,7 @@ class EmbeddedEngine:
             decode: from ids to text, needed for stop strings only.
 
         Raises:
-            ConfigError: a limit below 1, or a context below 2 or beyond the model's.
+            ConfigError: a limit below 1, a context below 2 or beyond the model's, or `native` where it cannot be.
         """
         c, most = config or EngineConfig(), decoder.config.max_positions
         context = most if c.context is None else c.context
@@ -64,7 +78,7 @@ class EmbeddedEngine:
         self.context = context
         """Most ids of prompt and completion together."""
         self._vocab_size, self._text = decoder.config.vocab_size, decode
-        self._runner = Runner(decoder, c.slots, context, c.chunk, c.pass_tokens, decode)
+        self._runner = Runner(_compute(decoder, c.native), c.slots, context, c.chunk, c.pass_tokens, decode)
         self._waiting: deque[Request] = deque()
         self._arrivals = 0
         self._seen = 0
@@ -75,6 +89,11 @@ class EmbeddedEngine:
     def version(self) -> int:
         """Number of weight updates announced by `advance`."""
         return self._runner.version
+
+    @property
+    def arithmetic(self) -> str:
+        """How it computes: "native" or "pytorch"."""
+        return self._runner.compute.name
 
     @property
     def counters(self) -> Counters:
@@ -128,7 +147,7 @@ class EmbeddedEngine:
         arrays = [check_ids(ids, self._vocab_size, self.context + 1) for ids in sequences]
         c, scores = self.config, list[tuple[float, ...]]()
         for at in range(0, len(arrays), c.slots):
-            scores += score(self._runner.forward, arrays[at : at + c.slots], temperature, c.chunk, c.pass_tokens)
+            scores += score(self._runner.compute, arrays[at : at + c.slots], temperature, c.chunk, c.pass_tokens)
         return scores
 
     async def _drive(self) -> None:

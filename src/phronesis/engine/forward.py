@@ -50,7 +50,7 @@ class Piece(NamedTuple):
     """Token ids, at least one."""
 
 
-class _Layer(NamedTuple):
+class Layer(NamedTuple):
     """One block's weights, detached, sharing storage with the decoder."""
 
     attn_norm: Tensor
@@ -133,14 +133,14 @@ class Forward:
         """Reads the decoder's parameters again; call it when they changed."""
         c, root = self.config, float(np.sqrt(self.config.width))
         ones = torch.ones(c.head_dim, dtype=self.decoder.dtype, device=self.decoder.device)
-        self._layers: list[_Layer] = []
+        self.layers: list[Layer] = []
         with torch.no_grad():
             for block in cast("list[Block]", list(self.decoder.blocks)):
                 q = ones if block.q_norm is None else block.q_norm * c.head_dim**0.5
                 k = ones if block.k_norm is None else block.k_norm * c.head_dim**0.5
                 scale = torch.cat([(q * c.head_dim**-0.5).expand(c.heads, -1), k.expand(c.kv_heads, -1)])
-                self._layers.append(
-                    _Layer(
+                self.layers.append(
+                    Layer(
                         attn_norm=block.attn_norm * root,
                         qkv=block.qkv.detach(),
                         qkv_bias=None if block.qkv_bias is None else block.qkv_bias.detach(),
@@ -154,8 +154,8 @@ class Forward:
                         down_bias=None if block.down_bias is None else block.down_bias.detach(),
                     )
                 )
-            self._final_norm = self.decoder.final_norm * root
-        self._embed, self._head = self.decoder.embed.detach(), self.decoder.head.detach()
+            self.final_norm = self.decoder.final_norm * root
+        self.embed, self.head = self.decoder.embed.detach(), self.decoder.head.detach()
 
     def decode(self, cache: KVCache, tokens_R: Tensor, positions_R: Tensor, slots: int, visible: int) -> Tensor:
         """One token for each of the first `slots` slots.
@@ -175,9 +175,9 @@ class Forward:
         cos, sin = self._rotary(positions_R, cache.capacity)
         slot_index, at = torch.arange(slots, device=tokens_R.device), positions_R[:slots]
         mask = cache.mask[:slots, None, :visible]
-        x = F.embedding(tokens_R, self._embed)
+        x = F.embedding(tokens_R, self.embed)
         padding = x.new_zeros(rows - slots, c.heads * c.head_dim)
-        for n, w in enumerate(self._layers):
+        for n, w in enumerate(self.layers):
             qk, v = self._project(w, x, cos, sin)
             keys, values = cache.keys[n], cache.values[n]
             keys[slot_index, :, :, at] = qk[:slots, c.heads :]
@@ -190,7 +190,7 @@ class Forward:
             out = _weigh(scores, values[:slots].flatten(0, 1))
             mixed = out[:, :groups].reshape(slots, -1)
             x = self._finish(w, x, mixed if rows == slots else torch.cat([mixed, padding]))
-        return self.logits(_norm(x, self._final_norm, c.norm_eps))
+        return self.logits(_norm(x, self.final_norm, c.norm_eps))
 
     def prefill(self, cache: KVCache, pieces: list[Piece]) -> Tensor:
         """Computes keys and values of new tokens.
@@ -217,20 +217,20 @@ class Forward:
         slots_N, at_N = torch.as_tensor(slot_of[:total], device=device), positions_N[:total]
         groups, restore = self._groups(pieces, cache)
         cos, sin = self._rotary(positions_N, cache.capacity)
-        x = F.embedding(torch.as_tensor(tokens, device=device), self._embed)
+        x = F.embedding(torch.as_tensor(tokens, device=device), self.embed)
         mixed = x.new_zeros(rows, c.heads * c.head_dim)
-        for n, w in enumerate(self._layers):
+        for n, w in enumerate(self.layers):
             qk, v = self._project(w, x, cos, sin)
             cache.keys[n][slots_N, :, :, at_N] = qk[:total, c.heads :]
             cache.values[n][slots_N, :, at_N] = v[:total]
             out = [self._attend(g, qk, cache.keys[n], cache.values[n]) for g in groups]
             mixed[:total] = torch.cat(out).index_select(0, restore)
             x = self._finish(w, x, mixed)
-        return _norm(x, self._final_norm, c.norm_eps)[:total]
+        return _norm(x, self.final_norm, c.norm_eps)[:total]
 
     def logits(self, hidden_RD: Tensor) -> Tensor:
         """fp32 logits `[R, V]` of at least 16 rows of states."""
-        return linear(hidden_RD, self._head).float()
+        return linear(hidden_RD, self.head).float()
 
     def _rotary(self, positions: Tensor, capacity: int) -> tuple[Tensor, Tensor]:
         """Cosines and signed sines `[R, 1, E]`, from a table that grows with the cache."""
@@ -238,7 +238,7 @@ class Forward:
             self._cos, self._sin = self.decoder.rotary(torch.arange(capacity, device=positions.device))
         return self._cos.index_select(0, positions)[:, None], self._sin.index_select(0, positions)[:, None]
 
-    def _project(self, w: _Layer, x: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor]:
+    def _project(self, w: Layer, x: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor]:
         """Rotated queries and keys `[R, H + J, E]` (queries scaled) and values `[R, J, E]`."""
         c = self.config
         qkv = linear(_norm(x, w.attn_norm, c.norm_eps), w.qkv, w.qkv_bias).view(-1, c.heads + 2 * c.kv_heads, c.head_dim)
@@ -246,7 +246,7 @@ class Forward:
         qk = _norm(qk, w.qk_scale, c.norm_eps) if c.qk_norm else qk * w.qk_scale
         return rotate(qk, cos, sin), v
 
-    def _finish(self, w: _Layer, x: Tensor, mixed: Tensor) -> Tensor:
+    def _finish(self, w: Layer, x: Tensor, mixed: Tensor) -> Tensor:
         """The rest of a layer after attention."""
         x = linear(mixed, w.o, w.o_bias, add=x)
         h = linear(_norm(x, w.mlp_norm, self.config.norm_eps), w.gate_up, w.gate_up_bias)

@@ -53,6 +53,25 @@ class Rows:
             array[[a, b]] = array[[b, a]]
         self._built.clear()
 
+    def plain(self, slots: NDArray[np.int64]) -> tuple[NDArray[np.float32], NDArray[np.bool_], NDArray[np.int64]]:
+        """Temperatures and greediness of some slots `[A]`, and which of them (by row) have top-k, top-p or min-p."""
+        filtered = (self._top_k[slots] > 0) | (self._top_p[slots] < 1) | (self._min_p[slots] > 0)
+        return self._temperature[slots], self._greedy[slots], np.flatnonzero(filtered)
+
+    def settings_of(self, slots: NDArray[np.int64], vocab_size: int, device: torch.device) -> Settings:
+        """Some slots' rows for the sampler, with every filter present."""
+
+        def column(values: NDArray[np.generic]) -> Tensor:
+            return torch.as_tensor(values[slots], device=device)[:, None]
+
+        return Settings(
+            temperature_R1=column(self._temperature),
+            greedy_R=column(self._greedy)[:, 0],
+            top_k_R1=column(np.where(self._top_k == 0, vocab_size, self._top_k)),
+            top_p_R1=column(self._top_p),
+            min_p_R1=column(self._min_p),
+        )
+
     def settings(self, count: int, vocab_size: int, device: torch.device) -> Settings:
         """The first `count` rows for the sampler; rows beyond the slots are neutral."""
         ready = self._built.get((count, device))

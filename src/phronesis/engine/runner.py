@@ -8,17 +8,14 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
-from phronesis.engine.cache import TOKEN_STEP, KVCache, round_up
+from phronesis.engine.cache import KVCache
+from phronesis.engine.compute import Compute, Inputs
 from phronesis.engine.draws import uniforms
 from phronesis.engine.fills import Range, passes
-from phronesis.engine.forward import MIN_ROWS, Forward
 from phronesis.engine.request import Decode, Request
 from phronesis.engine.rows import Rows
-from phronesis.engine.sampler import draw
 from phronesis.engine.slots import WORTH, Slots
-from phronesis.models.decoder import Decoder
 from phronesis.policy import Completion, prompt_crc
 from phronesis.records import Finish
 
@@ -49,39 +46,14 @@ class _Fill(NamedTuple):
     """Fills of lower levels come first: they compute what this one copies."""
 
 
-class _Inputs(NamedTuple):
-    """What a step reads, by row; rows beyond `width` are padding."""
-
-    width: int
-    """Slots that take part, running or not."""
-    longest: int
-    """Most keys a running slot sees."""
-    tokens: NDArray[np.int64]
-    at: NDArray[np.int64]
-    """Position of each token."""
-    uniform: NDArray[np.float32]
-    force: NDArray[np.int64]
-    """Id to take instead of a drawn one; −1 for none."""
-
-
-def _inputs(books: Slots, width: int, longest: int) -> _Inputs:
-    """The next token of every slot, from the books."""
-    rows, every = max(MIN_ROWS, width), np.arange(width)
-    at, tokens = np.zeros((2, rows), np.int64)
-    uniform = np.full(rows, 0.5, np.float32)
-    at[:width] = books.filled[:width]
-    tokens[:width] = books.ids[every, at[:width]]
-    uniform[:width] = books.uniforms[every, at[:width] + 1]
-    return _Inputs(width, longest, tokens, at, uniform, np.full(rows, -1, np.int64))
-
-
 class Runner:
     """Owns the cache and the books of its slots."""
 
-    def __init__(self, decoder: Decoder, slots: int, context: int, chunk: int, pass_tokens: int, text: Decode | None):
-        self._decoder, self._text = decoder, text
+    def __init__(self, compute: Compute, slots: int, context: int, chunk: int, pass_tokens: int, text: Decode | None):
+        decoder, self._text = compute.decoder, text
         self._limit, self._context, self._chunk, self._pass_tokens = slots, context, chunk, pass_tokens
-        self.forward = Forward(decoder)
+        self.compute = compute
+        """The arithmetic."""
         self._cache = KVCache(decoder.config, decoder.dtype, decoder.device)
         self._slots = Slots(slots)
         self._rows = Rows()
@@ -99,7 +71,7 @@ class Runner:
     def advance(self) -> None:
         """The weights changed: nothing cached is valid any more."""
         self.version += 1
-        self.forward.bind()
+        self.compute.bind()
         self.stale = set(self.running)
         self._slots.drop_idle()
 
@@ -157,41 +129,34 @@ class Runner:
             self._swap(high, low)
         books = self._slots
         active = np.flatnonzero(books.running)
-        width = int(active[-1]) + 1
-        place = books.filled[active] + 1
-        inputs = _inputs(books, width, int(place.max()))
-        for r in self._special:
-            inputs.force[r.slot] = r.force
-        ids, logprobs, entropies = self._draw(inputs)
-        new, free = ids[active], inputs.force[active] < 0
-        books.ids[active, place] = new
-        books.logprobs[active, place] = logprobs[active]
-        books.entropies[active, place] = entropies[active]
+        at = books.filled[active]
+        place = at + 1
+        inputs = Inputs(
+            slots=active,
+            tokens=books.ids[active, at],
+            at=at,
+            uniform=books.uniforms[active, place],
+            force=np.full(len(active), -1, np.int64),
+            free=books.filled,
+        )
+        special = [(int(np.searchsorted(active, r.slot)), r) for r in self._special]
+        for row, r in special:
+            inputs.force[row] = r.force
+        drawn = self.compute.next(self._cache, inputs, self._rows)
+        books.ids[active, place] = drawn.ids
+        books.logprobs[active, place] = drawn.logprobs
+        books.entropies[active, place] = drawn.entropies
         books.filled[active] = place
-        stopped = np.zeros(width, np.bool_)
-        stopped[active] = (self._rows.stops[active] == new[:, None]).any(1) & free
-        for r in list(self._special):
-            books.forced[r.slot, books.filled[r.slot]] = inputs.force[r.slot] >= 0
-            stopped[r.slot] |= r.see(int(ids[r.slot]), self._text)
+        stopped = (self._rows.stops[active] == drawn.ids[:, None]).any(1) & (inputs.force < 0)
+        for row, r in special:
+            books.forced[r.slot, place[row]] = inputs.force[row] >= 0
+            stopped[row] |= r.see(int(drawn.ids[row]), self._text)
             if not r.special:
                 self._special.remove(r)
         self.counters.steps += 1
         self.counters.decoded += len(active)
-        over = active[stopped[active] | (place + 1 >= books.end[active])]
-        return [self._end(int(slot), bool(stopped[slot])) for slot in over]
-
-    def _draw(self, q: _Inputs) -> tuple[NDArray[np.int64], NDArray[np.float32], NDArray[np.float32]]:
-        """The tensor part of a step: ids, logprobs and entropies `[R]`, back on the host."""
-        device = self._decoder.device
-        positions = torch.as_tensor(q.at, device=device)
-        self._cache.mask[torch.arange(q.width, device=device), positions[: q.width]] = 0
-        tokens = torch.as_tensor(q.tokens, device=device)
-        logits = self.forward.decode(self._cache, tokens, positions, q.width, round_up(q.longest, TOKEN_STEP))
-        settings = self._rows.settings(len(q.at), self._decoder.config.vocab_size, device)
-        forced = torch.as_tensor(q.force, device=device) if self._special and (q.force >= 0).any() else None
-        drawn = draw(logits, torch.as_tensor(q.uniform, device=device), settings, forced)
-        ids, logprobs, entropies = (t.cpu().numpy() for t in drawn)
-        return ids, logprobs, entropies
+        over = np.flatnonzero(stopped | (place + 1 >= books.end[active]))
+        return [self._end(int(active[row]), bool(stopped[row])) for row in over]
 
     def _place(self, request: Request, level: dict[int, int]) -> _Fill:
         """Chooses a slot, enters the request and says what must be computed."""
@@ -245,7 +210,7 @@ class Runner:
 
     def _compute(self, ranges: list[Range]) -> None:
         for pieces in passes(ranges, list(self._slots.ids), self._chunk, self._pass_tokens):
-            self.forward.prefill(self._cache, pieces)
+            self.compute.fill(self._cache, pieces)
 
     def _make_room(self, slots: int, tokens: int) -> None:
         """Grows cache and books together."""

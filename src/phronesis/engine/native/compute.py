@@ -1,0 +1,247 @@
+"""The compiled step behind the engine's arithmetic: all layers, the head and the draw of a block of rows in one call.
+
+Operator overhead, attention layout and sampling dominate small models; here weights stay in the processor's cache and
+nothing is launched. Weights are copied into the step's own order whenever they change (`bind`), which costs about as much as
+one decoded token. Rows are independent, so threads take blocks of rows and never wait for one another.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from bisect import bisect_left
+from concurrent.futures import ThreadPoolExecutor
+from itertools import accumulate
+from typing import NamedTuple, cast
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from phronesis.engine.cache import KVCache
+from phronesis.engine.compute import Drawn, Inputs
+from phronesis.engine.forward import Forward, Piece
+from phronesis.engine.native.build import built
+from phronesis.engine.rows import Rows
+from phronesis.engine.sampler import draw
+from phronesis.models.decoder import Decoder
+
+MOST_PARAMETERS = 1 << 26
+"""Larger models gain little (their products dominate) and would keep a second copy of many weights."""
+FEWEST_ROWS = 8
+"""A thread is worth its start for at least this many rows."""
+
+_I64, _F32, _PTR = ctypes.c_int64, ctypes.c_float, ctypes.c_void_p
+_LAYER = (
+    "attn_norm", "qkv", "qkv_bias", "qk_scale", "o", "o_bias", "mlp_norm", "gate_up", "gate_up_bias", "down", "down_bias",
+)  # fmt: skip
+
+
+class _LayerStruct(ctypes.Structure):
+    _fields_ = [(name, _PTR) for name in _LAYER]
+
+
+class _ModelStruct(ctypes.Structure):
+    _fields_ = [
+        *((name, _I64) for name in ("layers", "width", "heads", "kv_heads", "head_dim", "mlp", "vocab")),
+        ("eps", _F32),
+        ("qk_norm", ctypes.c_int32),
+        ("layer", ctypes.POINTER(_LayerStruct)),
+        *((name, _PTR) for name in ("embed", "final_norm", "head", "cos", "sin")),
+    ]
+
+
+class _CacheStruct(ctypes.Structure):
+    _fields_ = [("keys", _PTR), ("values", _PTR), ("slots", _I64), ("capacity", _I64)]
+
+
+_DRAW = ("temperature", "uniform", "greedy", "force", "ids", "logprobs", "entropies", "logits")
+
+
+class _DrawStruct(ctypes.Structure):
+    _fields_ = [(name, _PTR) for name in _DRAW]
+
+
+class _Wanted(NamedTuple):
+    """Arrays of a draw, one entry per row."""
+
+    temperature: NDArray[np.float32]
+    uniform: NDArray[np.float32]
+    greedy: NDArray[np.bool_]
+    force: NDArray[np.int64]
+    ids: NDArray[np.int64]
+    logprobs: NDArray[np.float32]
+    entropies: NDArray[np.float32]
+    logits: NDArray[np.float32] | None
+    """`[A, V]`, only when somebody wants them."""
+
+    def part(self, at: int) -> _DrawStruct:
+        """Pointers to the rows from `at` on."""
+        return _DrawStruct(*(None if a is None else a.ctypes.data + at * a.strides[0] for a in self))
+
+
+def obstacle(decoder: Decoder) -> str | None:
+    """Why the compiled step cannot run this decoder; None when it can."""
+    size = sum(p.numel() for p in decoder.parameters())
+    if decoder.device.type != "cpu":
+        return f"the model is on {decoder.device}, the compiled step runs on the CPU"
+    if decoder.dtype != torch.float32:
+        return f"the model is {decoder.dtype}, the compiled step computes in float32"
+    if size > MOST_PARAMETERS:
+        return f"the model has {size} parameters, more than {MOST_PARAMETERS}"
+    found = built()
+    return None if found.library is not None else found.note
+
+
+class NativeCompute:
+    """Implements `Compute` for float32 decoders on the CPU, see `obstacle`."""
+
+    name = "native"
+
+    def __init__(self, decoder: Decoder):
+        library = built().library
+        assert library is not None, "ask `obstacle` first"
+        self.decoder = decoder
+        self._step, self._pack = library.phronesis_step, library.phronesis_pack
+        self._step.argtypes, self._step.restype = [_PTR, _PTR, _I64, _PTR, _PTR, _PTR, _PTR, _PTR], None
+        self._pack.argtypes, self._pack.restype = [_PTR, _I64, _I64, _PTR], None
+        self._packed_size, self._scratch_size = library.phronesis_packed, library.phronesis_scratch
+        self._packed_size.argtypes, self._packed_size.restype = [_I64, _I64], _I64
+        self._scratch_size.argtypes, self._scratch_size.restype = [_PTR, _I64], _I64
+        self._forward = Forward(decoder)
+        self._held: dict[str, NDArray[np.float32]] = {}
+        self._turns: tuple[Tensor, Tensor] | None = None
+        self._scratch: list[NDArray[np.float32]] = []
+        self._threads: ThreadPoolExecutor | None = None
+        c = decoder.config
+        self._layers = (_LayerStruct * c.layers)()
+        self._model = _ModelStruct(
+            c.layers, c.width, c.heads, c.kv_heads, c.head_dim, c.mlp_width, c.vocab_size, c.norm_eps, int(c.qk_norm),
+            self._layers,
+        )  # fmt: skip
+        self._load()
+
+    def bind(self) -> None:
+        """The decoder's weights changed."""
+        self._forward.bind()
+        self._load()
+
+    def fill(self, cache: KVCache, pieces: list[Piece]) -> None:
+        """Computes keys and values of prompt tokens."""
+        self._pieces(cache, pieces, None)
+
+    def next(self, cache: KVCache, inputs: Inputs, rows: Rows) -> Drawn:
+        """Enters one token per running slot into the cache and draws what follows it."""
+        count, vocab = len(inputs.slots), self.decoder.config.vocab_size
+        temperature, greedy, filtered = rows.plain(inputs.slots)
+        logits = np.empty((count, vocab), np.float32) if len(filtered) else None
+        wanted = _Wanted(
+            temperature, inputs.uniform, greedy, inputs.force,
+            np.empty(count, np.int64), np.empty(count, np.float32), np.empty(count, np.float32), logits,
+        )  # fmt: skip
+        share = -(-count // min(torch.get_num_threads(), max(1, count // FEWEST_ROWS)))
+        cuts = [*range(0, count, share), count]
+        self._run(cache, inputs.tokens, inputs.at, inputs.slots, wanted, cuts)
+        if logits is not None:
+            settings = rows.settings_of(inputs.slots[filtered], vocab, self.decoder.device)
+            part = [torch.as_tensor(a[filtered]) for a in (logits, inputs.uniform, inputs.force)]
+            drawn = draw(part[0], part[1], settings, part[2])
+            wanted.ids[filtered], wanted.logprobs[filtered], wanted.entropies[filtered] = (t.numpy() for t in drawn)
+        return Drawn(wanted.ids, wanted.logprobs, wanted.entropies)
+
+    def score(self, cache: KVCache, pieces: list[Piece], targets: NDArray[np.int64], temperature: float) -> NDArray[np.float32]:
+        """`fill`, and the nats of the ids that follow each token `[N]`."""
+        count = len(targets)
+        wanted = _Wanted(
+            np.full(count, temperature or 1.0, np.float32), np.full(count, 0.5, np.float32), np.zeros(count, np.bool_), targets,
+            np.empty(count, np.int64), np.empty(count, np.float32), np.empty(count, np.float32), None,
+        )  # fmt: skip
+        self._pieces(cache, pieces, wanted)
+        return wanted.logprobs
+
+    def _pieces(self, cache: KVCache, pieces: list[Piece], wanted: _Wanted | None) -> None:
+        """Runs the tokens of pieces; a piece stays on one thread."""
+        if not pieces:
+            return
+        sizes = [len(p.ids) for p in pieces]
+        tokens = np.array([i for p in pieces for i in p.ids], np.int64)
+        slots = np.array([p.slot for p in pieces for _ in p.ids], np.int64)
+        positions = np.array([i for p in pieces for i in range(p.start, p.start + len(p.ids))], np.int64)
+        count, parts = len(tokens), torch.get_num_threads()
+        ends = list(accumulate(sizes))
+        cuts = sorted({0, count, *(ends[bisect_left(ends, count * n // parts)] for n in range(1, parts))})
+        self._run(cache, tokens, positions, slots, wanted, cuts)
+
+    def _run(
+        self,
+        cache: KVCache,
+        tokens: NDArray[np.int64],
+        positions: NDArray[np.int64],
+        slots: NDArray[np.int64],
+        wanted: _Wanted | None,
+        cuts: list[int],
+    ) -> None:
+        """The step over rows, cut into parts that may run at the same time."""
+        held = _CacheStruct(cache.keys.data_ptr(), cache.values.data_ptr(), cache.slots, cache.capacity)
+        self._reserve(cache.capacity, len(cuts) - 1)
+
+        def part(n: int) -> None:
+            at, end = cuts[n], cuts[n + 1]
+            sought = None if wanted is None else wanted.part(at)
+            self._step(
+                ctypes.byref(self._model),
+                ctypes.byref(held),
+                end - at,
+                tokens.ctypes.data + 8 * at,
+                positions.ctypes.data + 8 * at,
+                slots.ctypes.data + 8 * at,
+                None if sought is None else ctypes.byref(sought),
+                self._scratch[n].ctypes.data,
+            )
+
+        if len(cuts) == 2:
+            part(0)
+            return
+        if self._threads is None:
+            self._threads = ThreadPoolExecutor(max(1, torch.get_num_threads() - 1), "phronesis-step")
+        others = [self._threads.submit(part, n) for n in range(1, len(cuts) - 1)]
+        part(0)
+        for other in others:
+            other.result()
+
+    def _reserve(self, capacity: int, parts: int) -> None:
+        """Tables of rotations up to the capacity, and memory for each part."""
+        if self._turns is None or self._turns[0].shape[0] < capacity:
+            positions = torch.arange(capacity, device=self.decoder.device)
+            cos, sin = (t.contiguous() for t in self.decoder.rotary(positions))
+            self._turns = (cos, sin)
+            self._model.cos, self._model.sin = cos.data_ptr(), sin.data_ptr()
+            self._scratch.clear()
+        while len(self._scratch) < parts:
+            size = cast("int", self._scratch_size(ctypes.byref(self._model), capacity))
+            self._scratch.append(np.zeros(size, np.float32))
+
+    def _load(self) -> None:
+        """Copies the weights into the step's order."""
+        f = self._forward
+        for n, w in enumerate(f.layers):
+            for name in _LAYER:
+                tensor = getattr(w, name)
+                matrix = tensor is not None and name in ("qkv", "o", "gate_up", "down")
+                setattr(self._layers[n], name, None if tensor is None else self._hold(f"{n}.{name}", tensor, matrix))
+        self._model.embed = f.embed.data_ptr()
+        self._model.final_norm = self._hold("final_norm", f.final_norm, False)
+        self._model.head = self._hold("head", f.head, True)
+
+    def _hold(self, key: str, tensor: Tensor, matrix: bool) -> int:
+        """Address of a copy: packed for a matrix, padded with zeros for a vector."""
+        source = tensor.detach().contiguous().numpy()
+        outputs, inner = source.shape if matrix else (source.size, 1)
+        if key not in self._held:
+            self._held[key] = np.zeros(self._packed_size(outputs, inner), np.float32)
+        target = self._held[key]
+        if matrix:
+            self._pack(source.ctypes.data, outputs, inner, target.ctypes.data)
+        else:
+            target[: source.size] = source.reshape(-1)
+        return target.ctypes.data

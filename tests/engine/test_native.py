@@ -1,0 +1,209 @@
+"""The compiled step: the same numbers as PyTorch, whatever the sizes; and what happens where it cannot be built."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from phronesis.engine import native
+from phronesis.engine.cache import KVCache
+from phronesis.engine.compute import Eager, Inputs
+from phronesis.engine.embedded import EmbeddedEngine, EngineConfig
+from phronesis.engine.forward import Piece
+from phronesis.engine.native import NativeCompute
+from phronesis.engine.rows import Rows
+from phronesis.errors import ConfigError
+from phronesis.models.tiny import TinyModel, tiny
+from phronesis.policy import SamplingParams
+
+
+def model(vocab=70, dtype=torch.float32, **sizes):
+    base = {"width": 32, "layers": 2, "heads": 2, "kv_heads": 2, "head_dim": 16, "mlp_width": 48, "max_positions": 256}
+    return tiny(TinyModel(**{**base, **sizes}, embed_std=1.0, matrix_std=0.3), vocab, 3).to(dtype)
+
+
+def step(compute, prompts, params, force=-1, uniform=0.5):
+    """Fills a cache with each prompt and draws the next id of every one."""
+    cache, rows, count = KVCache(compute.decoder.config, torch.float32, torch.device("cpu")), Rows(), len(prompts)
+    cache.reserve(count, max(len(p) for p in prompts) + 1)
+    rows.grow(count)
+    lengths = np.array([len(p) for p in prompts])
+    with torch.inference_mode():
+        if pieces := [Piece(i, 0, tuple(p[:-1])) for i, p in enumerate(prompts) if len(p) > 1]:
+            compute.fill(cache, pieces)
+        for i, p in enumerate(params):
+            rows.set(i, p)
+            cache.show(i, len(prompts[i]) - 1)
+        last = np.array([p[-1] for p in prompts])
+        inputs = Inputs(
+            np.arange(count), last, lengths - 1, np.full(count, uniform, np.float32), np.full(count, force), lengths - 1
+        )
+        return compute.next(cache, inputs, rows)
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    heads=st.sampled_from([(1, 1), (2, 2), (4, 2), (6, 1)]),
+    head_dim=st.sampled_from([2, 8, 16, 24, 32, 64, 128]),
+    width=st.sampled_from([16, 20, 96]),
+    mlp_width=st.sampled_from([8, 40, 64]),
+    vocab=st.sampled_from([3, 64, 257, 700]),
+    lengths=st.lists(st.integers(1, 150), min_size=1, max_size=60),
+)
+def test_every_size_agrees_with_pytorch(heads, head_dim, width, mlp_width, vocab, lengths):
+    decoder = model(vocab, heads=heads[0], kv_heads=heads[1], head_dim=head_dim, width=width, mlp_width=mlp_width)
+    source = torch.Generator().manual_seed(len(lengths))
+    prompts = [torch.randint(vocab, (n,), generator=source).tolist() for n in lengths]
+    params = [SamplingParams(max_tokens=1, temperature=(1.0, 0.5)[i % 2]) for i in range(len(prompts))]
+    for force in (-1, vocab - 1):
+        fast, slow = (step(kind(decoder), prompts, params, force) for kind in (NativeCompute, Eager))
+        same = fast.ids == slow.ids
+        assert same.mean() > 0.95  # a draw may fall between two rounding errors
+        assert np.abs(fast.logprobs - slow.logprobs)[same].max() < 2e-4
+        assert np.abs(fast.entropies - slow.entropies).max() < 2e-4
+
+
+def test_a_draw_inverts_the_cumulative_distribution():
+    """With all weights zero every id is as likely: the id is the uniform number times the vocabulary, rounded down."""
+    decoder = model(vocab=300)
+    with torch.no_grad():
+        for p in decoder.parameters():
+            p.zero_()
+    compute = NativeCompute(decoder)
+    for uniform in (1e-6, 0.1, 0.499, 0.5017, 0.9017, 1 - 1e-6):
+        drawn = step(compute, [[1]], [SamplingParams(max_tokens=1)], uniform=uniform)
+        assert drawn.ids[0] == int(uniform * 300)
+        assert math.isclose(drawn.logprobs[0], -math.log(300), rel_tol=1e-6)
+        assert math.isclose(drawn.entropies[0], math.log(300), rel_tol=1e-6)
+
+
+def test_draws_follow_the_probabilities():
+    decoder = model(vocab=5)
+    compute = NativeCompute(decoder)
+    expected = [math.exp(step(compute, [[2, 3]], [SamplingParams(max_tokens=1)], force=i).logprobs[0]) for i in range(5)]
+    assert math.isclose(sum(expected), 1, rel_tol=1e-5)
+    grid = [(i + 0.5) / 2000 for i in range(2000)]
+    drawn = [int(step(compute, [[2, 3]], [SamplingParams(max_tokens=1)], uniform=u).ids[0]) for u in grid]
+    assert drawn == sorted(drawn)
+    for i in range(5):
+        assert abs(drawn.count(i) / 2000 - expected[i]) <= 1 / 1000
+
+
+def test_greedy_takes_the_lowest_of_equal_ids():
+    decoder = model(vocab=40)
+    with torch.no_grad():
+        decoder.embed[7] = decoder.embed[21] = decoder.embed[3]
+    want = step(Eager(decoder), [[5, 6]], [SamplingParams(max_tokens=1, temperature=0)])
+    got = step(NativeCompute(decoder), [[5, 6]], [SamplingParams(max_tokens=1, temperature=0)])
+    assert got.ids == want.ids and got.ids[0] not in (7, 21)
+
+
+def test_extreme_logits_stay_finite():
+    """Logits hundreds of nats apart: the likeliest id has probability 1, and nothing overflows."""
+    decoder = model(vocab=90)
+    with torch.no_grad():
+        decoder.embed.mul_(300)
+    drawn = step(NativeCompute(decoder), [[1, 2], [3]], [SamplingParams(max_tokens=1)] * 2)
+    assert np.isfinite(drawn.logprobs).all() and np.isfinite(drawn.entropies).all() and (drawn.logprobs > -1).all()
+
+
+def test_filtered_rows_do_not_disturb_their_neighbours():
+    decoder = model()
+    plain = [SamplingParams(max_tokens=1)] * 3
+    mixed = [plain[0], SamplingParams(max_tokens=1, top_k=2, top_p=0.9), plain[2]]
+    prompts = [[1, 2, 3], [4, 5], [6] * 70]
+    a, b = (step(NativeCompute(decoder), prompts, params, uniform=0.97) for params in (plain, mixed))
+    assert (a.logprobs[[0, 2]] == b.logprobs[[0, 2]]).all() and (a.ids[[0, 2]] == b.ids[[0, 2]]).all()
+    want = step(Eager(decoder), prompts, mixed, uniform=0.97)
+    assert b.ids[1] == want.ids[1] and abs(b.logprobs[1] - want.logprobs[1]) < 1e-4 and b.logprobs[1] > a.logprobs[1] - 1e-6
+
+
+def test_new_weights_are_seen_after_advance():
+    decoder = model()
+    engine = EmbeddedEngine(decoder, EngineConfig(native=True))
+    before = engine.score_many([[1, 2, 3]])
+    with torch.no_grad():
+        for p in decoder.parameters():
+            p.mul_(1.1)
+    engine.advance()
+    after, fresh = engine.score_many([[1, 2, 3]]), EmbeddedEngine(decoder, EngineConfig(native=True)).score_many([[1, 2, 3]])
+    assert after == fresh != before
+
+
+def test_the_cache_may_grow_while_requests_run():
+    decoder = model()
+    engine = EmbeddedEngine(decoder, EngineConfig(native=True))
+
+    async def go():
+        first = asyncio.create_task(engine.sample([1, 2], SamplingParams(max_tokens=50, seed=1)))
+        while engine.counters.decoded < 5:
+            await asyncio.sleep(0)
+        await engine.sample([3] * 200, SamplingParams(max_tokens=3, seed=2))
+        return await first
+
+    got = asyncio.run(go())
+    alone = EmbeddedEngine(decoder, EngineConfig(native=True))
+    assert got.ids == asyncio.run(alone.sample([1, 2], SamplingParams(max_tokens=50, seed=1))).ids
+
+
+def test_what_cannot_run_natively_says_why(monkeypatch):
+    half = model(dtype=torch.bfloat16)
+    assert "bfloat16" in (native.obstacle(half) or "")
+    with pytest.raises(ConfigError, match=r"native = true, but the model is torch\.bfloat16"):
+        EmbeddedEngine(half, EngineConfig(native=True))
+    assert EmbeddedEngine(half).arithmetic == "pytorch"
+    monkeypatch.setattr("phronesis.engine.native.compute.MOST_PARAMETERS", 10)
+    assert "parameters, more than 10" in (native.obstacle(model()) or "")
+
+
+SNIPPET = """
+import asyncio
+from phronesis.engine.embedded import EmbeddedEngine
+from phronesis.engine.native.build import built
+from phronesis.models.tiny import TinyModel, tiny
+from phronesis.policy import SamplingParams
+engine = EmbeddedEngine(tiny(TinyModel(width=32, layers=1, heads=2, kv_heads=2, head_dim=16, mlp_width=32), 50, 1))
+print(engine.arithmetic, len(asyncio.run(engine.sample([1, 2], SamplingParams(max_tokens=4))).ids), built().note)
+"""
+
+
+def elsewhere(folder: Path, **environment: str) -> str:
+    """The snippet in a fresh process that keeps what it builds in a folder."""
+    folder.mkdir(exist_ok=True)
+    known = {**os.environ, "XDG_CACHE_HOME": str(folder), "TMPDIR": str(folder), **environment}
+    return subprocess.run([sys.executable, "-c", SNIPPET], env=known, capture_output=True, text=True, check=True).stdout
+
+
+def test_without_a_compiler_pytorch_computes(tmp_path):
+    out = elsewhere(tmp_path, CC="no-such-compiler")
+    assert out.startswith("pytorch 4 no C compiler (no-such-compiler")
+
+
+def test_a_compiler_that_fails_is_named_and_pytorch_computes(tmp_path):
+    broken = tmp_path / "broken-cc"
+    broken.write_text('#!/bin/sh\n[ "$1" = --version ] && echo broken 1.0 && exit 0\necho "step.c: out of luck" >&2\nexit 1\n')
+    broken.chmod(0o755)
+    out = elsewhere(tmp_path / "cache", CC=str(broken))
+    assert out.startswith("pytorch 4") and "failed: step.c: out of luck" in out
+
+
+def test_it_is_compiled_once_and_then_found(tmp_path):
+    first, second = (elsewhere(tmp_path) for _ in range(2))
+    assert first.startswith("native 4 built ") and second.startswith("native 4 found ")
+    assert first.split()[-1] == second.split()[-1] and str(tmp_path) in first
+
+
+def test_a_cache_folder_that_cannot_be_written_is_replaced(tmp_path):
+    (tmp_path / "file").write_text("")
+    out = elsewhere(tmp_path / "temporary", XDG_CACHE_HOME=str(tmp_path / "file"))
+    assert out.startswith("native 4 built ") and str(tmp_path / "temporary") in out
