@@ -78,13 +78,14 @@ BROKEN = {
 
 
 @pytest.mark.parametrize("source", BROKEN)
-def test_a_broken_template_takes_one_line_a_finding(run: Run, tmp_path: Path, source: str):
+def test_a_broken_template_takes_one_line_a_finding(run: Run, tmp_path: Path, caplog: pytest.LogCaptureFixture, source: str):
     tokenizer = train_tokenizer(["Say a."] * 2, 290)
     tokenizer.chat_template = source
     save_tokenizer(tokenizer, tmp_path / "model")
     seen = run("doctor", "template", str(tmp_path / "model"))
     code, said = BROKEN[source]
     assert seen.code == code and said in seen.out
+    assert seen.err == "" and caplog.records == []
     head, *lines = seen.out.splitlines()
     assert head.startswith(f"{tmp_path / 'model'}: {'fail' if code else 'warn'} ")
     assert all(line.split()[0] in ("ok", "warn", "fail", "->", "at") for line in lines)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import Annotated
 
@@ -46,7 +47,13 @@ def template(
 
     Exit code 1 when it cannot.
     """
-    report = diagnose(path)
+    formats = logging.getLogger("phronesis.chat")
+    level = formats.level
+    formats.setLevel(logging.ERROR)  # what the formats warn of stands in the report, once
+    try:
+        report = diagnose(path)
+    finally:
+        formats.setLevel(level)
     if as_json:
         say_json(
             {
