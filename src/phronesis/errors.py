@@ -56,7 +56,7 @@ class UnknownName(UserError):
 
 
 class CheckpointError(UserError):
-    """A checkpoint that is missing, corrupt or of an architecture that is not supported."""
+    """A checkpoint that is missing, corrupt, of an architecture that is not supported, or that cannot be written."""
 
 
 class RunFolderError(UserError):

@@ -2,7 +2,11 @@
 
 ``step-00000012/`` is an ordinary Hugging Face model directory (weights, config, and the tokenizer's files if given) with
 two more files: ``learner.pt`` (optimiser and schedule) and ``checkpoint.json`` (step, sources, counters and the SHA-256 of
-every other file, checked on loading). A folder is written under a hidden name and renamed when it is complete.
+every other file, checked on loading).
+
+A folder is written as ``.saving-step-00000012`` and renamed when it is complete and on the disk. Where a checkpoint of that
+step exists, it is first renamed to ``.saving-old-step-00000012``, which counts as the checkpoint of its step until the new
+one has its name. So a process may be killed anywhere: the newest checkpoint is whole, and the next `save` tidies up.
 """
 
 from __future__ import annotations
@@ -18,6 +22,7 @@ from typing import Any, NamedTuple, cast
 import msgspec
 import torch
 from msgspec import Struct
+from safetensors import SafetensorError
 
 from phronesis.errors import CheckpointError, ConfigError
 from phronesis.models import checkpoint as model_files
@@ -28,6 +33,7 @@ MANIFEST = "checkpoint.json"
 LEARNER = "learner.pt"
 _PREFIX = "step-"
 _HIDDEN = ".saving-"
+_OLD = ".saving-old-"
 
 
 class Manifest(Struct, frozen=True, kw_only=True):
@@ -81,35 +87,97 @@ def save(
 
     Returns:
         The checkpoint's folder. A checkpoint of the same step is replaced.
+
+    Raises:
+        CheckpointError: it cannot be written (a full or failing disk, missing permissions); the earlier ones are untouched.
     """
     if keep is not None and keep < 1:
         raise ConfigError(f"keep {keep!r} must be at least 1, or None for all")
-    folder.mkdir(parents=True, exist_ok=True)
-    for stale in folder.glob(f"{_HIDDEN}*"):
-        shutil.rmtree(stale, ignore_errors=True)
     target = folder / _name(manifest.step)
     draft = folder / f"{_HIDDEN}{target.name}"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        tidy(folder)
+        _write(draft, decoder, learner, manifest, beside)
+        _publish(draft, target)
+        if keep is not None:
+            spared = {_name(step) for step in spare}
+            for old in [p for p in steps(folder) if p.name not in spared][:-keep]:
+                if old != target:
+                    _remove(old)
+    except (OSError, SafetensorError, _WriteError) as error:
+        shutil.rmtree(draft, ignore_errors=True)  # it takes up space that may be what is missing
+        raise _unwritable(target, error) from error
+    return target
+
+
+def tidy(folder: Path) -> None:
+    """Undoes what a killed `save` left: a checkpoint set aside gets its name back, drafts are removed.
+
+    Only for the process that writes the run; readers need not call it, `steps` and `latest` see through it.
+
+    Raises:
+        OSError: the folder cannot be written.
+    """
+    for old in sorted(folder.glob(f"{_OLD}*")):
+        target = folder / old.name.removeprefix(_OLD)
+        if _whole(old) and not _whole(target):
+            if target.exists():
+                shutil.rmtree(target)
+            old.rename(target)
+            _sync(folder)
+    for stale in sorted(folder.glob(f"{_HIDDEN}*")):
+        shutil.rmtree(stale)
+
+
+def _write(draft: Path, decoder: Decoder, learner: Learner, manifest: Manifest, beside: Sequence[Path]) -> None:
+    """Fills a new folder and puts it on the disk."""
     draft.mkdir()
     model_files.save(decoder, draft)
     for path in beside:
         shutil.copyfile(path, draft / path.name)
-    torch.save(learner.state(), draft / LEARNER)
+    try:
+        torch.save(learner.state(), draft / LEARNER)
+    except RuntimeError as error:  # how torch reports a failed write
+        raise _WriteError(str(error)) from error
     names = sorted(p.name for p in draft.iterdir())
     complete = msgspec.structs.replace(manifest, files={name: _digest(draft / name) for name in names})
     (draft / MANIFEST).write_bytes(msgspec.json.format(msgspec.json.encode(complete), indent=2) + b"\n")
     for path in (*draft.iterdir(), draft):
         _sync(path)
+
+
+def _publish(draft: Path, target: Path) -> None:
+    """Gives a complete draft its name; at every moment the old or the new checkpoint of that step can be loaded."""
+    old = target.with_name(f"{_OLD}{target.name}")
     if target.exists():
-        target.rename(folder / f"{_HIDDEN}old-{target.name}")
+        target.rename(old)
+        _sync(target.parent)
     draft.rename(target)
-    _sync(folder)
-    shutil.rmtree(folder / f"{_HIDDEN}old-{target.name}", ignore_errors=True)
-    if keep is not None:
-        spared = {_name(step) for step in spare}
-        for old in [p for p in steps(folder) if p.name not in spared][:-keep]:
-            if old != target:
-                shutil.rmtree(old)
-    return target
+    _sync(target.parent)
+    if old.exists():
+        shutil.rmtree(old)
+
+
+def _remove(path: Path) -> None:
+    """Removes a checkpoint; one that is half removed has no checkpoint's name any more."""
+    gone = path.with_name(f"{_HIDDEN}gone-{path.name}")
+    path.rename(gone)
+    shutil.rmtree(gone)
+
+
+class _WriteError(Exception):
+    """A write that failed without an OSError."""
+
+
+def _unwritable(target: Path, error: Exception) -> CheckpointError:
+    why = str(error).partition("\n")[0]
+    newest = latest(target.parent)
+    kept = f"{str(newest)!r} is whole" if newest is not None else "there is no earlier one"
+    return CheckpointError(
+        f"cannot write checkpoint {str(target)!r}: {why}; {kept}; "
+        "free some space or fix the permissions, then continue with --resume"
+    )
 
 
 def load(path: Path) -> Checkpoint:
@@ -139,10 +207,19 @@ def latest(folder: Path) -> Path | None:
 
 
 def steps(folder: Path) -> list[Path]:
-    """A run's checkpoints, oldest first; drafts that were never finished are not among them."""
+    """A run's checkpoints, oldest first; drafts that were never finished are not among them.
+
+    One that was just being replaced when the process was killed is found under the name it was set aside.
+    """
     if not folder.is_dir():
         return []
-    return sorted(p for p in folder.glob(f"{_PREFIX}*") if (p / MANIFEST).is_file())
+    found = {p.name.removeprefix(_OLD): p for p in folder.glob(f"{_OLD}{_PREFIX}*") if _whole(p)}
+    found |= {p.name: p for p in folder.glob(f"{_PREFIX}*") if _whole(p)}
+    return [found[name] for name in sorted(found)]
+
+
+def _whole(path: Path) -> bool:
+    return (path / MANIFEST).is_file()
 
 
 def _name(step: int) -> str:
@@ -159,7 +236,7 @@ def matches(manifest: Manifest, config: str) -> None:
 
 
 def _corrupt(path: Path, why: str) -> CheckpointError:
-    older = [p for p in steps(path.parent) if p.name < path.name]
+    older = [p for p in steps(path.parent) if p.name.removeprefix(_OLD) < path.name.removeprefix(_OLD)]
     advice = f"continue from {str(older[-1])!r}" if older else "there is no older checkpoint; start the run again"
     return CheckpointError(f"checkpoint {str(path)!r} is corrupt: {why}. Remove it and {advice}")
 
