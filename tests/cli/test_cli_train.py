@@ -59,7 +59,7 @@ def test_a_run_leaves_what_it_promises(trained: Path):
 
 
 def test_the_documentation_names_every_file_phase_and_event_of_a_run(trained: Path):
-    page = (ROOT / "docs" / "architecture.md").read_text().partition("## The run folder")[2]
+    page = (ROOT / "docs" / "run-folder.md").read_text()
     for path in trained.iterdir():
         assert f"`{path.name}" in page, path.name
     phases = json.loads((trained / "phases.json").read_text())
