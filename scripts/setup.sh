@@ -51,6 +51,6 @@ if [ "$kind" = dev ]; then
     touch "$venv/.setup-dev"
 else
     echo "setup: installing phronesis"
-    install --constraint constraints.txt --editable .
+    install --constraint constraints.txt --editable '.[gym]'
 fi
 touch "$venv/.setup-run"

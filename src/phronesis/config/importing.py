@@ -6,6 +6,9 @@ import importlib
 
 from phronesis.errors import ConfigError, UnknownName
 
+EXTRAS = {"gymnasium": "gym"}
+"""Module that not every installation has -> the extra of `pyproject.toml` that brings it."""
+
 
 def import_path(path: str) -> object:
     """The object at ``package.module:attribute`` (attributes may be dotted).
@@ -26,7 +29,10 @@ def import_path(path: str) -> object:
             raise ConfigError(
                 f"no module {error.name!r} (from {path!r}); install it, or put its folder on PYTHONPATH"
             ) from error
-        raise ConfigError(f"importing {module_name!r} needs the module {error.name!r}, which is not installed") from error
+        missing = error.name or "?"
+        extra = EXTRAS.get(missing.partition(".")[0])
+        advice = f"; install it with: pip install 'phronesis[{extra}]'" if extra is not None else ""
+        raise ConfigError(f"importing {module_name!r} needs the module {missing!r}, which is not installed{advice}") from error
     except Exception as error:  # a user's module may raise anything while it is imported
         raise ConfigError(f"importing {module_name!r} failed with {type(error).__name__}: {error}") from error
     for part in attribute.split("."):
