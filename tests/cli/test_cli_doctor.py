@@ -23,6 +23,8 @@ FINE = Machine(
     memory_gib=8.0,
     disk_gib=50.0,
     accelerators=(),
+    native="found step.so",
+    compiled=True,
 )
 
 
@@ -35,6 +37,10 @@ def test_advice_only_where_something_hurts():
         "torch is not installed; pip install torch": {"packages": {"torch": None}},
         "only 0.5 GiB of memory": {"memory_gib": 0.5},
         "only 0.2 GiB are left on this disk": {"disk_gib": 0.2},
+        "small models decode several times slower than they could: no C compiler": {
+            "native": "no C compiler",
+            "compiled": False,
+        },
     }
     for text, change in cases.items():
         (line,) = advise(msgspec.structs.replace(FINE, **change))

@@ -11,6 +11,7 @@ import msgspec
 import torch
 from msgspec import Struct
 
+from phronesis.engine.native.build import built
 from phronesis.store.provenance import PACKAGES, commit, package_version
 
 _GIB = 2**30
@@ -41,6 +42,10 @@ class Machine(Struct, frozen=True, kw_only=True):
     """Space left in the current folder, GiB."""
     accelerators: tuple[str, ...]
     """Names of the devices torch could compute on besides the CPU."""
+    native: str
+    """The engine's compiled step: where it lies, or why there is none."""
+    compiled: bool
+    """Whether there is one."""
     advice: tuple[str, ...] = ()
     """What to change, most important first; empty when nothing is wrong."""
 
@@ -58,6 +63,8 @@ def inspect() -> Machine:
         memory_gib=available_memory(Path("/proc/meminfo")),
         disk_gib=shutil.disk_usage(".").free / _GIB,
         accelerators=accelerators(),
+        native=built().note,
+        compiled=built().library is not None,
     )
     return msgspec.structs.replace(found, advice=advise(found))
 
@@ -93,6 +100,8 @@ def advise(machine: Machine) -> tuple[str, ...]:
             f"OMP_WAIT_POLICY is {machine.omp_wait_policy!r}: idle threads spin and take time from others; "
             "set OMP_WAIT_POLICY=passive (the phronesis command does so itself where it is not set)"
         )
+    if not machine.compiled:
+        found.append(f"small models decode several times slower than they could: {machine.native}")
     if machine.memory_gib is not None and machine.memory_gib < _LEAST_MEMORY:
         found.append(f"only {machine.memory_gib:.1f} GiB of memory are available; quickstart wants {_LEAST_MEMORY:g}")
     if machine.disk_gib < _LEAST_DISK:
@@ -110,6 +119,7 @@ def render(machine: Machine) -> str:
         ("commit", machine.commit or "not a checkout"),
         ("processors", f"{machine.cpus} (torch computes with {machine.threads} threads)"),
         ("accelerators", ", ".join(machine.accelerators) or "none; the CPU is used"),
+        ("compiled step", machine.native),
         ("OMP_WAIT_POLICY", machine.omp_wait_policy or "not set"),
         ("memory", memory),
         ("disk", f"{machine.disk_gib:.1f} GiB free here"),

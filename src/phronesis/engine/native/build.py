@@ -1,8 +1,8 @@
 """Compiles the decoding step for this machine once and keeps it; says why where that is not possible.
 
-Nothing is compiled at installation: the compiler of the machine that runs (``$CC``, cc, gcc or clang) builds `step.c` for
-its own processor on first use, in about two seconds, into the user's cache folder. A machine without a compiler loses speed
-only: PyTorch does the same arithmetic.
+Nothing is compiled at installation: the compiler of the machine that runs (``$CC``, cc, gcc or clang, else the one in the
+package ziglang, which is the extra ``compiler``) builds `step.c` for its own processor on first use, in a few seconds, into
+the user's cache folder. A machine without a compiler loses speed only: PyTorch does the same arithmetic.
 """
 
 from __future__ import annotations
@@ -10,10 +10,12 @@ from __future__ import annotations
 import ctypes
 import functools
 import hashlib
+import importlib.util
 import os
 import platform
 import shutil
 import subprocess
+import sys
 import tempfile
 from pathlib import Path
 from typing import NamedTuple
@@ -38,20 +40,34 @@ class Built(NamedTuple):
 @functools.cache
 def built() -> Built:
     """The compiled step, built at the first call of any process on this machine."""
-    compiler = os.environ.get("CC") or next((name for name in ("cc", "gcc", "clang") if shutil.which(name)), None)
-    if compiler is None or shutil.which(compiler) is None:
-        return Built(None, f"no C compiler ({compiler or 'cc, gcc or clang'} is not on the PATH)")
+    compiler = _compiler()
+    if not compiler:
+        wanted = os.environ.get("CC", "cc, gcc or clang")
+        return Built(None, f"no C compiler ({wanted} is not on the PATH; pip install 'phronesis[compiler]' brings one)")
     try:
-        version = subprocess.run([compiler, "--version"], capture_output=True, text=True, timeout=PATIENCE, check=True).stdout
+        asked = [*compiler, "--version"]
+        version = subprocess.run(asked, capture_output=True, text=True, timeout=PATIENCE, check=True).stdout
         path, fresh = _compiled(compiler, version)
         library = ctypes.CDLL(str(path))
     except (OSError, subprocess.SubprocessError) as error:
         said = error.stderr if isinstance(error, subprocess.CalledProcessError) and error.stderr else str(error)
-        return Built(None, f"{compiler} failed: {said.strip().splitlines()[-1] if said.strip() else repr(error)}")
+        last = said.strip().splitlines()[-1] if said.strip() else repr(error)
+        return Built(None, f"{' '.join(compiler)} failed: {last}")
     return Built(library, f"{'built' if fresh else 'found'} {path}")
 
 
-def _compiled(compiler: str, version: str) -> tuple[Path, bool]:
+def _compiler() -> list[str]:
+    """The command of a C compiler; empty when there is none."""
+    chosen = os.environ.get("CC")
+    if chosen:
+        return [chosen] if shutil.which(chosen) else []
+    found = next((name for name in ("cc", "gcc", "clang") if shutil.which(name)), None)
+    if found is not None:
+        return [found]
+    return [sys.executable, "-m", "ziglang", "cc"] if importlib.util.find_spec("ziglang") else []
+
+
+def _compiled(compiler: list[str], version: str) -> tuple[Path, bool]:
     """Path of the library, and whether it was compiled just now. The name holds everything it depends on."""
     text = SOURCE.read_bytes()
     key = hashlib.sha256(b"\0".join([text, version.encode(), " ".join((*FLAGS, *TARGETS)).encode(), _processor()])).hexdigest()
@@ -69,11 +85,11 @@ def _compiled(compiler: str, version: str) -> tuple[Path, bool]:
     return folder / name, True
 
 
-def _compile(compiler: str, target: Path) -> None:
+def _compile(compiler: list[str], target: Path) -> None:
     """Compiles for this processor, or for any of its kind where the compiler has no word for it."""
     failed: subprocess.CompletedProcess[str] | None = None
     for flag in TARGETS:
-        command = [compiler, *FLAGS, *([flag] if flag else []), "-o", str(target), str(SOURCE), "-lm"]
+        command = [*compiler, *FLAGS, *([flag] if flag else []), "-o", str(target), str(SOURCE), "-lm"]
         failed = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, check=False)
         if failed.returncode == 0:
             return

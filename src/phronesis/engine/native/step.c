@@ -19,6 +19,7 @@
 #endif
 #define NW (2 * VL)
 #define BLOCK 48
+#define AHEAD 16 /* inner steps a panel is fetched before it is used */
 #define CHUNK 64 /* probabilities between two stored partial sums */
 
 typedef float vec __attribute__((vector_size(4 * VL)));
@@ -135,7 +136,10 @@ void phronesis_pack(const float *weight, int64_t outputs, int64_t inner, float *
       _Pragma("GCC unroll 16") for (int j = 0; j < 2 * PANELS; j++) sum[r][j] = fill(0);                             \
     for (int64_t k = 0; k < inner; k++) {                                                                           \
       vec w[2 * PANELS];                                                                                            \
-      _Pragma("GCC unroll 16") for (int j = 0; j < 2 * PANELS; j++) w[j] = LOAD(panel[j / 2] + k * NW + j % 2 * VL); \
+      _Pragma("GCC unroll 16") for (int j = 0; j < 2 * PANELS; j++) {                                               \
+        w[j] = LOAD(panel[j / 2] + k * NW + j % 2 * VL);                                                            \
+        __builtin_prefetch(panel[j / 2] + (k + AHEAD) * NW + j % 2 * VL);                                           \
+      }                                                                                                             \
       _Pragma("GCC unroll 16") for (int r = 0; r < ROWS; r++) {                                                     \
         vec x = fill(a[r * lda + k]);                                                                               \
         _Pragma("GCC unroll 16") for (int j = 0; j < 2 * PANELS; j++) sum[r][j] += x * w[j];                         \
