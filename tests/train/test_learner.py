@@ -158,6 +158,8 @@ def test_one_step_runs_the_forward_pass_once(decoder, batch, monkeypatch):
     assert len(calls) == 1
     Learner(decoder, LearnerConfig(epochs=2, minibatches=2, mismatch_error=9)).update(batch)
     assert len(calls) == 1 + 2 + 4
+    Learner(decoder, LearnerConfig(epochs=3, mismatch_error=9)).update(batch)
+    assert len(calls) == 1 + 2 + 4 + 3  # the first pass says where the ratios start
 
 
 def test_metrics_of_a_step(decoder, batch):

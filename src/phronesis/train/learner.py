@@ -2,7 +2,7 @@
 
 One update scores the trained tokens, checks them against what the sampler recorded, evaluates the loss and steps the
 optimiser. The rule this module keeps: a loss, gradient or log-probability that cannot be right stops training before any
-weight changes. With one optimiser step per update the forward pass runs once: the scores are both `theta` and `old`.
+weight changes. The first pass over a batch that is one optimiser step scores it once: the scores are both `theta` and `old`.
 """
 
 from __future__ import annotations
@@ -168,14 +168,16 @@ class Learner:
         if batch.trained_tokens:
             plans = self._plan(batch)
             olds: list[list[Tensor | None]] = [[None] * len(parts) for parts in plans]
-            if len(plans) * config.epochs > 1 and config.old == "learner":
+            if len(plans) > 1 and config.old == "learner":
                 olds = [[self._old(part) for part in parts] for parts in plans]
             for epoch in range(config.epochs):
                 order = list(range(len(plans)))
                 if epoch:
                     rng(config.seed, "epoch", self.updates, epoch).shuffle(order)
                 for i in order:
-                    results.append(self.descend(plans[i], self._loss, olds=olds[i], check=epoch == 0))
+                    results.append(
+                        self.descend(plans[i], self._loss, olds=olds[i], check=epoch == 0, keep=config.old == "learner")
+                    )
                     computed += sum(p.ids_N.numel() for p in plans[i])
         self.updates += 1
         return _summary(results, batch, computed=computed, seconds=perf_counter() - began)
@@ -185,9 +187,10 @@ class Learner:
         parts: Sequence[Packed],
         loss: Loss,
         *,
-        olds: Sequence[Tensor | None] | None = None,
+        olds: list[Tensor | None] | None = None,
         check: bool = False,
         hits: bool = False,
+        keep: bool = False,
     ) -> StepResult:
         """One optimiser step on micro-batches that together make a step.
 
@@ -198,6 +201,7 @@ class Learner:
                 ``old = "sampler"``, the recorded ones).
             check: compare the scores with what the sampler recorded.
             hits: count most likely tokens.
+            keep: enter this step's scores into `olds` where there are none, for later passes over the same tokens.
 
         Raises:
             MismatchError, TrainingError: as for `update`; no weight changed.
@@ -219,6 +223,8 @@ class Learner:
                 given = None if olds is None else olds[i]
                 if check:
                     seen = self._compare(seen, now if given is None else given, part)
+                if keep and olds is not None and given is None:
+                    olds[i] = now
                 old = given if given is not None else (part.logp_infer_K if config.old == "sampler" else now)
                 output = loss(part.inputs(scores.logp_K, old, scores.entropy_K))
                 value = float(output.loss.detach())
