@@ -53,4 +53,11 @@ else
     echo "setup: installing phronesis"
     install --constraint constraints.txt --editable '.[gym]'
 fi
+
+# The engine's compiled step is built once per machine. Its tests need it; running things without it is slower.
+if [ "$kind" = dev ] && ! "$venv/bin/python" -m phronesis.engine.native >>"$log" 2>&1; then
+    echo "setup: no C compiler works here; installing the one of the package ziglang"
+    install --constraint constraints.txt --editable '.[compiler]'
+fi
+echo "setup: compiled step: $("$venv/bin/python" -m phronesis.engine.native)" || true
 touch "$venv/.setup-run"
