@@ -13,8 +13,54 @@ from phronesis.records import Credit, Episode, EpisodeGroup
 class Rerun(Protocol):
     """Plays on from a prefix; handed to rules by the loop, since credit lies below play."""
 
-    async def __call__(self, episode: Episode, turn: int, n: int) -> tuple[float, ...]:
-        """Rewards of `n` fresh continuations from just before turn `turn` (``len(turns)``: from the end)."""
+    async def __call__(self, episode: Episode, turn: int, n: int, *, greedy: bool = False) -> tuple[float, ...]:
+        """Rewards of `n` fresh continuations from just before turn `turn`.
+
+        A reward is that of the whole episode, what the prefix earned included. Continuations share the episode's environment
+        seed and differ in what the policy draws; asking again for the same turn gives other ones. One that faults is played
+        again with other draws, and counts for nothing if it faults again: fewer than `n` rewards come back then, never none.
+
+        Args:
+            episode: finished and scored.
+            turn: index into `Episode.turns`; ``len(turns)`` is the end, where there is nothing to play: the episode's own
+                reward, n times.
+            n: at least 1.
+            greedy: at temperature 0; n > 1 then repeats one number, up to ties in the environment.
+
+        Raises:
+            EnvFault: playing the prefix again gave another reply than recorded; names the turn.
+            AllFaulted: no continuation came to an end.
+        """
+        ...
+
+
+TokenValues = tuple[tuple[float, ...], ...]
+"""Per turn, per token `[T]` of its completion; 0 at forced tokens, which have none."""
+
+
+class Values(Protocol):
+    """What a critic expects; handed to rules that ask for it by `NeedsValues`."""
+
+    def __call__(self, episode: Episode) -> TokenValues:
+        """The expected return just before each sampled token, so that the first one of a turn is the value of the state the
+        turn acts in."""
+        ...
+
+
+@runtime_checkable
+class NeedsValues(Protocol):
+    """A credit rule that cannot work without a critic. The loop binds one step's values to it, then asks for credit; the
+    critic learns towards the rule's own `targets`, since only the rule knows where it discounts.
+
+    A rule of this kind is also a `CreditRule`, whose unbound `assign` refuses, so that nothing trains without its critic.
+    """
+
+    def with_values(self, values: Values) -> CreditRule:
+        """The same rule, able to assign credit to the episodes `values` knows."""
+        ...
+
+    def targets(self, episode: Episode, values: TokenValues) -> TokenValues:
+        """The returns the critic is to expect next time, `[turns][T]`; 0 at forced tokens."""
         ...
 
 
@@ -41,10 +87,14 @@ class Members(NamedTuple):
     """Per episode: ``env_fault``, ``infra_fault``, ``cancelled``, ``unscored`` or ``alone``; None when it counts."""
 
 
-def members(group: EpisodeGroup) -> Members:
+def members(group: EpisodeGroup, *, compared: bool = True) -> Members:
     """Splits a group into episodes that count and episodes that are left out.
 
     When faults leave a single episode of a larger group it has nothing to be compared with and is left out as ``alone``.
+
+    Args:
+        group: finished episodes.
+        compared: whether episodes are compared with one another; with False a lone one counts, e.g. under a critic.
 
     Raises:
         TrainingError: a reward that is not finite.
@@ -61,7 +111,7 @@ def members(group: EpisodeGroup) -> Members:
         else:
             reasons.append(None)
     kept = [i for i, reason in enumerate(reasons) if reason is None]
-    if len(kept) == 1 and len(group.episodes) > 1:
+    if compared and len(kept) == 1 and len(group.episodes) > 1:
         reasons[kept.pop()] = "alone"
     return Members(tuple(kept), tuple(reasons))
 
