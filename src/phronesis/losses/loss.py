@@ -14,6 +14,7 @@ from torch import Tensor
 
 from phronesis.errors import ConfigError
 from phronesis.losses.aggregation import Aggregation, TokenMean, aggregate
+from phronesis.losses.dft import DFTLoss
 from phronesis.losses.inputs import LossInputs, LossOutput, log_ratio, masked_sum
 from phronesis.losses.kl import kl_k1, kl_k2, kl_k3
 from phronesis.losses.policy_gradient import PPOClipLoss, ReinforceLoss
@@ -22,7 +23,7 @@ from phronesis.losses.supervised import SupervisedLoss
 Loss = Callable[[LossInputs], LossOutput]
 """A pure function of tensors."""
 
-AnyObjective = ReinforceLoss | PPOClipLoss | SupervisedLoss
+AnyObjective = ReinforceLoss | PPOClipLoss | SupervisedLoss | DFTLoss
 """The built-in objectives, told apart by their tag in configs."""
 
 
