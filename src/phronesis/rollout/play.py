@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from math import isfinite
 
@@ -16,8 +16,9 @@ from phronesis.env import EnvSpec
 from phronesis.errors import AllFaulted, EnvFault
 from phronesis.policy import Policy, Releases
 from phronesis.records import Episode, EpisodeGroup, Reward, Stop, Task
+from phronesis.rollout.failures import FOREIGN, describe, hung, is_cancelled
 from phronesis.rollout.limits import Limits, Sampling
-from phronesis.rollout.session import FOREIGN, Attempt, EpisodeOver, EpisodeSession, describe, hung, is_cancelled
+from phronesis.rollout.session import Attempt, EpisodeOver, EpisodeSession
 from phronesis.seeding import stream
 
 
@@ -68,7 +69,19 @@ async def play(stage: Stage, ticket: Ticket) -> Episode:
     Raises:
         asyncio.CancelledError: the caller gave up; environments are closed first.
     """
-    attempt = Attempt(
+    attempt = open_attempt(stage, ticket)
+
+    async def begin() -> EpisodeSession:
+        session = EpisodeSession(attempt, await attempt.open_env())
+        await session.reset()
+        return session
+
+    return await finish(stage, ticket, attempt, begin)
+
+
+def open_attempt(stage: Stage, ticket: Ticket) -> Attempt:
+    """The record of an episode that has not begun."""
+    return Attempt(
         task=ticket.task,
         seed=ticket.seed,
         make_env=stage.spec.make,
@@ -79,9 +92,16 @@ async def play(stage: Stage, ticket: Ticket) -> Episode:
         key=ticket.id,
         waiting=stage.waiting,
     )
+
+
+async def finish(stage: Stage, ticket: Ticket, attempt: Attempt, begin: Callable[[], Awaitable[EpisodeSession]]) -> Episode:
+    """Lets the agent play from where `begin` puts it to the end, and closes everything.
+
+    Raises:
+        asyncio.CancelledError: the caller gave up; environments are closed first.
+    """
     try:
-        session = EpisodeSession(attempt, await attempt.open_env())
-        await session.reset()
+        session = await begin()
         if not session.done:
             await stage.agent.run(session)
         attempt.end(session.over or attempt.verdict or Stop.parse)

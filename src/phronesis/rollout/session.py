@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import time
-import traceback
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from typing import TypeVar
@@ -19,16 +18,17 @@ from phronesis.agent import Budget
 from phronesis.chat.format import ChatFormat
 from phronesis.env import Env, Snapshots
 from phronesis.envs.guard import validate_reply
-from phronesis.errors import EnvFault, PolicyFault, UserError
+from phronesis.errors import EnvFault, UserError
 from phronesis.policy import Completion, Policy, SamplingParams, prompt_crc
-from phronesis.records import Failure, Finish, Message, Reply, Stop, Task, ToolSpec, Turn
+from phronesis.records import Episode, Failure, Finish, Message, Reply, Stop, Task, ToolSpec, Turn
+from phronesis.rollout.failures import FOREIGN, describe, hung, is_cancelled
 from phronesis.rollout.limits import Limits, Sampling
 from phronesis.seeding import stream
 
 T = TypeVar("T")
 
-FOREIGN = (Exception, SystemExit, asyncio.CancelledError)
-"""What user code may raise without ending more than its episode; see `is_cancelled`."""
+REPLAY_DIFFERS = "ReplayDiffers"
+"""Kind of failure of an environment that answered recorded actions otherwise than recorded."""
 
 
 class EpisodeOver(Exception):
@@ -52,6 +52,7 @@ class Attempt:
         waiting: dict[str, str],
     ):
         self.task, self.seed, self.make_env = task, seed, make_env
+        self.draws = seed
         self.policy, self.chat, self.limits, self.sampling, self.key = policy, chat, limits, sampling, key
         self.waiting = waiting
         self.turns: list[Turn] = []
@@ -65,6 +66,12 @@ class Attempt:
         self.branches = 0
         self.envs: list[Env] = []
         self.started = time.monotonic()
+
+    def resume(self, episode: Episode, turn: int, draws: int) -> None:
+        """Takes over what an episode had recorded just before turn `turn`; from there on turns are drawn from seed `draws`."""
+        self.turns, self.opening, self.tools = list(episode.turns[:turn]), episode.opening, episode.tools
+        self.asked, self.sampled_tokens = turn, sum(sum(t.sampled) for t in self.turns)
+        self.draws = draws
 
     @property
     def elapsed(self) -> float:
@@ -147,6 +154,11 @@ class EpisodeSession:
     def messages(self) -> Sequence[Message]:
         """The conversation on this branch so far."""
         return tuple(self._messages)
+
+    @property
+    def prompt(self) -> tuple[int, ...]:
+        """The ids the next `sample` sends."""
+        return (*self._prompt, *self._pending)
 
     @property
     def budget(self) -> Budget:
@@ -257,17 +269,35 @@ class EpisodeSession:
         if keep and a.turns[keep[-1]].reply is None:
             raise UserError(f"turn {keep[-1]} was never acted, so nothing can continue after it; act(), or fork({keep[-1]})")
         branch = EpisodeSession(a, await a.open_env())
-        if at is None and isinstance(self.env, Snapshots) and isinstance(branch.env, Snapshots):
-            state = await a.guard("env.snapshot", self.env.snapshot, Stop.env_fault, a.limits.env_seconds)
-            await a.guard("env.restore", partial(branch.env.restore, state), Stop.env_fault, a.limits.env_seconds)
-            branch._prompt, branch._pending, branch._last = [*self._prompt], self._pending, self._last
-            branch._messages, branch._tools, branch._line = [*self._messages], self._tools, [*line]
+        state = await self.snapshot() if at is None else None
+        if state is not None:
+            await branch.restore(self, state)
         else:
-            await branch._replay(keep)
+            await branch.replay(keep)
         return branch
 
-    async def _replay(self, line: list[int]) -> None:
-        """Does again what the turns of a line did; the ids come out the same, since replies and tools must."""
+    async def snapshot(self) -> bytes | None:
+        """The state of the environment; None where it has no snapshots."""
+        a = self.attempt
+        if not isinstance(self.env, Snapshots):
+            return None
+        return await a.guard("env.snapshot", self.env.snapshot, Stop.env_fault, a.limits.env_seconds)
+
+    async def restore(self, other: EpisodeSession, state: bytes) -> None:
+        """Stands where `other` stood when it took the snapshot `state`; this session's environment is fresh, of its kind."""
+        a = self.attempt
+        if not isinstance(self.env, Snapshots):
+            raise UserError(f"{type(self.env).__name__!r} has no snapshots to restore; replay the line instead")
+        await a.guard("env.restore", partial(self.env.restore, state), Stop.env_fault, a.limits.env_seconds)
+        self._prompt, self._pending, self._last = [*other._prompt], other._pending, other._last
+        self._messages, self._tools, self._line = [*other._messages], other._tools, [*other._line]
+
+    async def replay(self, line: Sequence[int]) -> None:
+        """Does again what the turns of a line did; the ids come out the same, since replies and tools must.
+
+        Raises:
+            EpisodeOver: the environment failed, or answered otherwise than recorded (kind ``ReplayDiffers``).
+        """
         a = self.attempt
         await self.reset()
         if tuple(self._messages) != a.opening or self._tools != a.tools:
@@ -287,7 +317,7 @@ class EpisodeSession:
 
     def _differs(self, what: str) -> EpisodeOver:
         message = f"replaying {what} gave another reply than recorded: the environment is not a function of its seed"
-        return self.attempt.end(Stop.env_fault, Failure(where="env.replay", kind="ReplayDiffers", message=message))
+        return self.attempt.end(Stop.env_fault, Failure(where="env.replay", kind=REPLAY_DIFFERS, message=message))
 
     def _continue(self, turn: Turn, reply: Reply) -> None:
         """Makes the reply's messages the pending context, on this trajectory or, after a rewrite of history, on a new root."""
@@ -330,7 +360,7 @@ class EpisodeSession:
         s, thought = a.sampling, a.limits.thought_tokens
         return SamplingParams(
             max_tokens=min(allowed), temperature=temperature, top_p=s.top_p, top_k=s.top_k, min_p=s.min_p,
-            stop_ids=a.chat.stop_ids, seed=stream(a.seed, "turn", a.asked), forced=tuple(forced),
+            stop_ids=a.chat.stop_ids, seed=stream(a.draws, "turn", a.asked), forced=tuple(forced),
             thought=None if thought is None else a.chat.thought_budget(thought), cache_key=f"{a.key}/{self._branch}",
         )  # fmt: skip
 
@@ -361,22 +391,3 @@ class EpisodeSession:
             return call()
         except Exception as error:  # templates may raise anything
             raise self.attempt.end(Stop.env_fault, describe(where, error)) from error
-
-
-def is_cancelled(error: BaseException) -> bool:
-    """Whether the caller gave up. Foreign code may raise `CancelledError` too, by awaiting something that was cancelled."""
-    task = asyncio.current_task()
-    return isinstance(error, asyncio.CancelledError) and task is not None and task.cancelling() > 0
-
-
-def hung(where: str, seconds: float) -> Failure:
-    """Foreign code gave no answer in time."""
-    return Failure(where=where, kind="Hung", message=f"no answer within {seconds:g} s; raise the limit or mend the call")
-
-
-def describe(where: str, error: BaseException) -> Failure:
-    """An exception as a record: type, text (first 2,000 characters), last six frames."""
-    frames = traceback.format_list(traceback.extract_tb(error.__traceback__)[-6:])
-    kind = type(error).__name__
-    text = str(error) if not isinstance(error, PolicyFault) else str(error.__cause__ or error)
-    return Failure(where=where, kind=kind, message=text[:2000], traceback="".join(frames) or None)
