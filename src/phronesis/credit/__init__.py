@@ -13,7 +13,18 @@ from phronesis.credit.advantages import (
 )
 from phronesis.credit.build import CreditConfig, build
 from phronesis.credit.gigpo import GiGPOCredit
-from phronesis.credit.rule import CreditRule, Members, Rerun, members, spread, value_of
+from phronesis.credit.rule import (
+    ComparesSiblings,
+    CreditRule,
+    Members,
+    Rerun,
+    Settles,
+    members,
+    sampled_values,
+    spread,
+    spread_tokens,
+    value_of,
+)
 from phronesis.credit.trajectory import TrajectoryCredit, episode_advantages
 from phronesis.credit.turns import INITIAL_STATE, TurnReturnCredit, discounted_returns, turn_advantages
 
@@ -21,6 +32,7 @@ __all__ = [
     "INITIAL_STATE",
     "AnyBaseline",
     "Baseline",
+    "ComparesSiblings",
     "CreditConfig",
     "CreditRule",
     "GiGPOCredit",
@@ -30,6 +42,7 @@ __all__ = [
     "Members",
     "NoBaseline",
     "Rerun",
+    "Settles",
     "TrajectoryCredit",
     "TurnReturnCredit",
     "build",
@@ -39,7 +52,9 @@ __all__ = [
     "grpo",
     "leave_one_out",
     "members",
+    "sampled_values",
     "spread",
+    "spread_tokens",
     "turn_advantages",
     "value_of",
 ]

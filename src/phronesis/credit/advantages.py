@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from math import fsum, sqrt
-from typing import Literal, Protocol
+from typing import Literal, Protocol, runtime_checkable
 
 from msgspec import Struct
 
@@ -77,6 +77,7 @@ def _at_least_two(returns: Sequence[float]) -> int:
     return len(returns)
 
 
+@runtime_checkable
 class Baseline(Protocol):
     """What members of a group are compared with."""
 

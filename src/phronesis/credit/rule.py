@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from math import isfinite
-from typing import NamedTuple, Protocol, runtime_checkable
+from typing import ClassVar, NamedTuple, Protocol, runtime_checkable
 
 from phronesis.errors import TrainingError
 from phronesis.records import Credit, Episode, EpisodeGroup
@@ -78,6 +78,32 @@ class CreditRule(Protocol):
         ...
 
 
+@runtime_checkable
+class Settles(Protocol):
+    """A rule whose credit also depends on the other groups of the step, e.g. whitening over the batch.
+
+    The loop calls `settle` once a step, after every group has its credit; a rule without it is left as it is.
+    """
+
+    def settle(self, groups: Sequence[EpisodeGroup], credits: Sequence[Credit]) -> list[Credit]:
+        """The step's final credit.
+
+        Args:
+            groups: all groups of the step.
+            credits: what `CreditRule.assign` gave for each, in the same order.
+        """
+        ...
+
+
+@runtime_checkable
+class ComparesSiblings(Protocol):
+    """A rule without a baseline setting that says whether a lone episode has any credit, so that a run can refuse a group
+    size of one before it begins."""
+
+    needs_siblings: ClassVar[bool]
+    """True when episodes are compared within their group only."""
+
+
 class Members(NamedTuple):
     """Which episodes of a group count, and why the others do not."""
 
@@ -133,12 +159,47 @@ def spread(group: EpisodeGroup, by_turn: Mapping[int, Sequence[float]], *, zero_
 
     A turn with sampled (True, False, True) and number .5 gets (.5, 0, .5).
     """
-    kept = members(group)
-    values: list[tuple[tuple[float, ...], ...] | None] = []
+    values: list[TokenValues | None] = []
     for i, episode in enumerate(group.episodes):
         if i not in by_turn:
             values.append(None)
             continue
         pairs = zip(episode.turns, by_turn[i], strict=True)
         values.append(tuple(tuple(a if s else 0.0 for s in turn.sampled) for turn, a in pairs))
-    return Credit(group=group.id, values=tuple(values), reasons=kept.reasons, zero_variance=zero_variance)
+    return Credit(group=group.id, values=tuple(values), reasons=_left_out(group, by_turn), zero_variance=zero_variance)
+
+
+def spread_tokens(group: EpisodeGroup, by_token: Mapping[int, Sequence[float]], *, zero_variance: bool) -> Credit:
+    """A group's credit from one number per sampled token.
+
+    Args:
+        by_token: per kept episode (its index), one number per sampled token, over its turns in order.
+        zero_variance: whether the group carries no signal.
+
+    Two turns with sampled (True, False) and (True, True) and numbers (.1, .2, .3) get (.1, 0) and (.2, .3).
+    """
+    values: list[TokenValues | None] = []
+    for i, episode in enumerate(group.episodes):
+        if i not in by_token:
+            values.append(None)
+            continue
+        row = iter(by_token[i])
+        values.append(tuple(tuple(next(row) if s else 0.0 for s in turn.sampled) for turn in episode.turns))
+        if next(row, None) is not None:
+            raise TrainingError(f"more numbers than the {episode.sampled_tokens} sampled tokens of episode {episode.id!r}")
+    return Credit(group=group.id, values=tuple(values), reasons=_left_out(group, by_token), zero_variance=zero_variance)
+
+
+def sampled_values(group: EpisodeGroup, credit: Credit) -> dict[int, list[float]]:
+    """Per credited episode (its index), the credit of its sampled tokens over its turns in order: undoes `spread_tokens`."""
+    found: dict[int, list[float]] = {}
+    for i, (episode, values) in enumerate(zip(group.episodes, credit.values, strict=True)):
+        if values is not None:
+            pairs = zip(episode.turns, values, strict=True)
+            found[i] = [a for turn, row in pairs for a, s in zip(row, turn.sampled, strict=True) if s]
+    return found
+
+
+def _left_out(group: EpisodeGroup, credited: Mapping[int, object]) -> tuple[str | None, ...]:
+    """Per episode, why it has no credit; None where it has, also when it was left alone."""
+    return tuple(None if i in credited else reason for i, reason in enumerate(members(group).reasons))

@@ -7,8 +7,10 @@ from typing import Any
 from msgspec import Struct
 
 from phronesis.chat.format import Retention
+from phronesis.credit.advantages import Baseline
 from phronesis.credit.build import CreditConfig
 from phronesis.credit.gigpo import GiGPOCredit
+from phronesis.credit.rule import ComparesSiblings
 from phronesis.credit.trajectory import TrajectoryCredit
 from phronesis.errors import ConfigError, GroupTooSmall
 from phronesis.models.tiny import TinyModel
@@ -154,8 +156,11 @@ def _needs_siblings(credit: CreditConfig | str) -> bool:
     """Whether a lone episode has no advantage under this rule; not known for a user's own rule."""
     if isinstance(credit, str):
         return False
+    baseline: object = getattr(credit, _baseline_field(credit), None)
+    if not isinstance(baseline, Baseline):
+        return isinstance(credit, ComparesSiblings) and credit.needs_siblings
     try:
-        (credit.episode if isinstance(credit, GiGPOCredit) else credit.baseline).advantages([0.0])
+        baseline.advantages([0.0])
     except GroupTooSmall:
         return True
     return False

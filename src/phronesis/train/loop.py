@@ -11,7 +11,7 @@ import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
-from phronesis.credit.rule import CreditRule
+from phronesis.credit.rule import CreditRule, Settles
 from phronesis.env import TaskSource
 from phronesis.log import Heartbeat
 from phronesis.policy import Versioned
@@ -59,6 +59,8 @@ async def train(loop: Loop, start: int = 0) -> None:
         groups = await play_step(loop, step)
         played = time.monotonic()
         credits = [await loop.credit.assign(group) for group in groups]
+        if isinstance(loop.credit, Settles):  # statistics over the whole step
+            credits = loop.credit.settle(groups, credits)
         for group in groups:
             loop.source.report(group.task, group)
         update = loop.learner.update(build_batch(groups, credits, config.batch))
