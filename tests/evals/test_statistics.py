@@ -1,8 +1,7 @@
-"""Worked numbers of intervals, pass@k and paired differences; coverage by simulation; exact distributions as cross-checks."""
+"""Worked numbers of intervals and paired differences; coverage by simulation; exact distributions as cross-checks."""
 
 from __future__ import annotations
 
-import itertools
 import math
 import random
 
@@ -14,13 +13,10 @@ from phronesis.evals.statistics import (
     Estimate,
     Interval,
     PairedDifference,
-    best_at_k,
     bootstrap_mean,
     mean_interval,
     over_seeds,
     paired_difference,
-    pass_at_k,
-    pass_hat_k,
     student_quantile,
     wilson,
 )
@@ -85,31 +81,6 @@ def test_mean_interval_says_when_it_does_not_know():
     one, none = mean_interval([0.7]), mean_interval([])
     assert one.value == 0.7 and math.isnan(one.low) and math.isnan(one.high) and one.n == 1
     assert math.isnan(none.value) and none.n == 0
-
-
-def test_pass_at_k_worked_numbers():
-    assert pass_at_k(7, 2, 3) == pytest.approx(5 / 7, abs=1e-15)
-    assert [pass_at_k(10, 3, k) for k in (1, 5, 8)] == pytest.approx([0.3, 0.916667, 1.0], abs=1e-6)
-    assert pass_hat_k(7, 4, 3) == pytest.approx(4 / 35, abs=1e-15)
-    assert pass_hat_k(10, 3, 2) == pytest.approx(0.066667, abs=1e-6)
-    assert best_at_k([0.2, 0.9, 0.5, 0.5, 0.0], 2) == pytest.approx(0.63, abs=1e-15)
-
-
-@given(st.lists(st.booleans(), min_size=1, max_size=7).flatmap(lambda xs: st.tuples(st.just(xs), st.integers(1, len(xs)))))
-def test_pass_measures_equal_the_mean_over_all_subsets(case: tuple[list[bool], int]):
-    outcomes, k = case
-    subsets = list(itertools.combinations(outcomes, k))
-    n, correct = len(outcomes), sum(outcomes)
-    assert pass_at_k(n, correct, k) == pytest.approx(sum(any(s) for s in subsets) / len(subsets), abs=1e-12)
-    assert pass_hat_k(n, correct, k) == pytest.approx(sum(all(s) for s in subsets) / len(subsets), abs=1e-12)
-    assert best_at_k([float(o) for o in outcomes], k) == pytest.approx(pass_at_k(n, correct, k), abs=1e-12)
-
-
-@pytest.mark.parametrize(("n", "correct", "k"), [(3, 4, 1), (3, -1, 1), (3, 1, 0), (3, 1, 4)])
-def test_pass_measures_refuse_impossible_counts(n: int, correct: int, k: int):
-    for measure in (pass_at_k, pass_hat_k):
-        with pytest.raises(ValueError, match=f"k {k}"):
-            measure(n, correct, k)
 
 
 def test_bootstrap_of_two_values_has_the_exact_percentiles():

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from types import ModuleType
 
-from phronesis.conformance import advantages
+from phronesis.conformance import advantages, metrics
 from phronesis.conformance.case import Case
 from phronesis.errors import ConfigError
 
-MODULES: Sequence[ModuleType] = (advantages,)
+MODULES: Sequence[ModuleType] = (advantages, metrics)
 """Modules that hold a ``TABLE`` of formula ids."""
 
 

@@ -56,7 +56,7 @@ def draw(logits_RV: Tensor, uniform_R: Tensor, settings: Settings, forced_R: Ten
     """
     scaled = logits_RV if settings.temperature_R1 is None else logits_RV / settings.temperature_R1
     logp = torch.log_softmax(scaled, -1)
-    kept = _kept(logp, settings)
+    kept = survivors(logp, settings)
     if kept is not None:
         left = torch.log_softmax(logp.masked_fill(~kept, -torch.inf), -1).clamp_(min=FLOOR)
         logp = torch.where(kept.all(-1, keepdim=True), logp, left)  # a row without filters must not notice its neighbours'
@@ -73,7 +73,7 @@ def draw(logits_RV: Tensor, uniform_R: Tensor, settings: Settings, forced_R: Ten
     return Draw(ids, chosen, probabilities.mul_(logp).sum(-1).neg_())
 
 
-def _kept(logp: Tensor, settings: Settings) -> Tensor | None:
+def survivors(logp: Tensor, settings: Settings) -> Tensor | None:
     """Which ids survive the filters `[R, V]`, at least one a row; None when no row has a filter."""
     kept: Tensor | None = None
     if settings.min_p_R1 is not None:

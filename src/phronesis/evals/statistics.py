@@ -1,11 +1,12 @@
-"""Numbers with their uncertainty: intervals, pass@k, paired differences. Pure functions; random draws come from a named seed.
+"""Numbers with their uncertainty: intervals, paired differences, seeds. Pure functions; random draws come from a named seed.
 
 Which interval for what:
 
 * a share of successes of independent episodes: `wilson`;
 * a share or mean when several episodes belong to one task: `bootstrap_mean` with `clusters`;
 * a mean of few independent numbers (seeds): `mean_interval`;
-* before against after on the same tasks: `paired_difference`.
+* before against after on the same tasks: `paired_difference`;
+* several attempts per task taken together: `at_k.py`.
 """
 
 from __future__ import annotations
@@ -17,20 +18,13 @@ from typing import NamedTuple
 
 import numpy as np
 
+from phronesis.data.intervals import Z95 as Z95
+from phronesis.data.intervals import Interval as Interval
+from phronesis.data.intervals import wilson as wilson
 from phronesis.seeding import stream
-
-Z95 = 1.96
-"""Standard normal quantile of a two-sided 95 % interval, rounded as the literature does."""
 
 _CHUNK = 2_000_000
 """Most bootstrap draws held in memory at once."""
-
-
-class Interval(NamedTuple):
-    """A closed interval `[low, high]` in the unit of the thing estimated."""
-
-    low: float
-    high: float
 
 
 class Estimate(NamedTuple):
@@ -76,37 +70,6 @@ class SeedSummary(NamedTuple):
     """Largest value."""
     seeds: int
     """How many seeds."""
-
-
-def wilson(successes: float, n: int, z: float = Z95) -> Interval:
-    """Wilson score interval of a success probability.
-
-    (p + z²/2n ± z √(p(1-p)/n + z²/4n²)) / (1 + z²/n) with p = successes / n. It stays inside [0, 1] and is sensible at
-    0 and at n successes, where the normal interval has width 0.
-
-    >>> low, high = wilson(2, 8)
-    >>> round(low, 6), round(high, 6)
-    (0.071478, 0.59073)
-
-    Args:
-        successes: number of successes, in [0, n]; a fraction is allowed for partial credit.
-        n: number of trials; 0 gives the whole of [0, 1].
-        z: normal quantile of the two-sided interval.
-
-    Raises:
-        ValueError: successes outside [0, n], or n negative.
-    """
-    if n < 0 or not 0 <= successes <= n:
-        raise ValueError(f"need 0 <= successes <= n, got successes {successes!r} and n {n!r}")
-    if n == 0:
-        return Interval(0.0, 1.0)
-    p = successes / n
-    centre = p + z * z / (2 * n)
-    half = z * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
-    scale = 1 + z * z / n
-    low = 0.0 if successes == 0 else max(0.0, (centre - half) / scale)
-    high = 1.0 if successes == n else min(1.0, (centre + half) / scale)
-    return Interval(low, high)
 
 
 def _student_within(t: float, dof: int) -> float:
@@ -215,52 +178,6 @@ def bootstrap_mean(
     tail = (1 - confidence) / 2
     low, high = np.quantile(np.array(means), [tail, 1 - tail]).tolist()
     return Estimate(math.fsum(values) / len(values), low, high, len(sums))
-
-
-def pass_at_k(n: int, correct: int, k: int) -> float:
-    """Unbiased probability that at least one of k attempts succeeds, from `correct` of n: 1 - C(n-c, k) / C(n, k).
-
-    >>> round(pass_at_k(10, 3, 5), 6)   # the plug-in 1 - (1 - 0.3)^5 = 0.832 is biased
-    0.916667
-
-    Raises:
-        ValueError: unless 0 <= correct <= n and 1 <= k <= n.
-    """
-    _check_counts(n, correct, k)
-    return 1 - math.comb(n - correct, k) / math.comb(n, k)
-
-
-def pass_hat_k(n: int, correct: int, k: int) -> float:
-    """Unbiased probability that all of k attempts succeed (pass^k), from `correct` of n: C(c, k) / C(n, k).
-
-    >>> round(pass_hat_k(10, 3, 2), 6)
-    0.066667
-
-    Raises:
-        ValueError: unless 0 <= correct <= n and 1 <= k <= n.
-    """
-    _check_counts(n, correct, k)
-    return math.comb(correct, k) / math.comb(n, k)
-
-
-def best_at_k(scores: Sequence[float], k: int) -> float:
-    """Unbiased mean of the best of k attempts: with scores sorted upwards, Σ_{i=k..n} C(i-1, k-1) x_(i) / C(n, k).
-
-    >>> round(best_at_k([0.2, 0.9, 0.5, 0.5, 0.0], 2), 6)
-    0.63
-
-    Raises:
-        ValueError: unless 1 <= k <= len(scores).
-    """
-    n = len(scores)
-    _check_counts(n, 0, k)
-    ordered = sorted(scores)
-    return math.fsum(math.comb(i - 1, k - 1) * ordered[i - 1] for i in range(k, n + 1)) / math.comb(n, k)
-
-
-def _check_counts(n: int, correct: int, k: int) -> None:
-    if not (0 <= correct <= n and 1 <= k <= n):
-        raise ValueError(f"need 0 <= correct <= n and 1 <= k <= n, got n {n!r}, correct {correct!r}, k {k!r}")
 
 
 def paired_difference(
