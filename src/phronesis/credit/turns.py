@@ -7,7 +7,7 @@ while a fork starts a sibling. `predecessors` tells them apart.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Hashable
+from collections.abc import Hashable, Mapping, Sequence
 from typing import Literal, NamedTuple
 
 from msgspec import Struct
@@ -77,15 +77,77 @@ def discounted_returns(episode: Episode, gamma: float) -> tuple[float, ...]:
     Turn rewards (0, 0, 1) and gamma .95: (.9025, .95, 1).   Formula [reinforce-rtg], by turns.
     """
     earned = (0.0,) * len(episode.turns) if episode.reward is None else episode.reward.by_turn(len(episode.turns))
-    after: dict[int, list[int]] = defaultdict(list)
+    return tree_returns(earned, predecessors(episode), gamma)
+
+
+def chain(turns: int) -> tuple[int | None, ...]:
+    """What precedes each of `turns` turns that follow one another.
+
+    >>> chain(3)
+    (None, 0, 1)
+    """
+    return tuple(k - 1 if k else None for k in range(turns))
+
+
+def is_chain(episode: Episode) -> bool:
+    """Whether each turn follows the one before it; a rewritten history does, a fork does not."""
+    return predecessors(episode) == chain(len(episode.turns))
+
+
+def following(episode: Episode) -> tuple[int | None, ...]:
+    """Per turn, the first turn that follows it; None at the end of a branch."""
+    found: list[int | None] = [None] * len(episode.turns)
     for k, at in enumerate(predecessors(episode)):
+        if at is not None and found[at] is None:
+            found[at] = k
+    return tuple(found)
+
+
+def tree_returns(rewards: Sequence[float], before: Sequence[int | None], gamma: float) -> tuple[float, ...]:
+    """Per step, its reward plus `gamma` times the mean of what its successors return.
+
+    >>> tree_returns([0.0, 1.0, 3.0], [None, 0, 0], 0.5)
+    (1.0, 1.0, 3.0)
+
+    Args:
+        rewards: one per step.
+        before: per step, the index of the one it follows; None at a start. Steps come after what they follow.
+        gamma: discount per step, in [0, 1].
+    """
+    after: dict[int, list[int]] = defaultdict(list)
+    for k, at in enumerate(before):
         if at is not None:
             after[at].append(k)
-    returns = list(earned)
+    returns = list(rewards)
     for k in reversed(range(len(returns))):
         if after[k]:
             returns[k] += gamma * sum(returns[j] for j in after[k]) / len(after[k])
     return tuple(returns)
+
+
+def pooled_advantages(
+    returns: Mapping[int, Sequence[float]], keys: Mapping[int, Sequence[Hashable]], baseline: AnyBaseline
+) -> dict[int, list[float]]:
+    """Each return against those with the same key, over all rows.
+
+    Args:
+        returns: rows of numbers, by episode.
+        keys: rows of the same lengths; a None is alone in a pool of its own.
+        baseline: what a return is compared with. One with nobody to compare with gets 0 (with `NoBaseline` its own value).
+
+    Rows (1, 0) and (0,) with keys (a, b) and (a,), group mean: (.5, 0) and (-.5,).
+    """
+    pools: dict[Hashable, list[Place]] = defaultdict(list)
+    for e, row in returns.items():
+        for k in range(len(row)):
+            place = Place(e, k)
+            pools[place if keys[e][k] is None else keys[e][k]].append(place)
+    found = {e: [0.0] * len(row) for e, row in returns.items()}
+    for places in pools.values():
+        compared = [returns[p.episode][p.turn] for p in places]
+        for place, advantage in zip(places, baseline.advantages(compared, "zero"), strict=True):
+            found[place.episode][place.turn] = advantage
+    return found
 
 
 def turn_advantages(group: EpisodeGroup, *, gamma: float, pool: Pool, baseline: AnyBaseline) -> dict[int, list[float]]:
@@ -98,31 +160,21 @@ def turn_advantages(group: EpisodeGroup, *, gamma: float, pool: Pool, baseline: 
     """
     kept = members(group).kept
     if pool == "state":
-        _need_states(group, kept)
-    pools: dict[Hashable, list[Place]] = defaultdict(list)
-    returns: dict[Place, float] = {}
-    for e in kept:
-        episode = group.episodes[e]
-        keys = _pool_keys(episode, pool)
-        for k, value in enumerate(discounted_returns(episode, gamma)):
-            place = Place(e, k)
-            returns[place] = value
-            # A turn in an unknown state is alone in a pool of its own.
-            pools[place if keys[k] is None else keys[k]].append(place)
-    found = {e: [0.0] * len(group.episodes[e].turns) for e in kept}
-    for places in pools.values():
-        for place, advantage in zip(places, baseline.advantages([returns[p] for p in places], "zero"), strict=True):
-            found[place.episode][place.turn] = advantage
-    return found
+        need_states(group, kept)
+    returns = {e: discounted_returns(group.episodes[e], gamma) for e in kept}
+    # A turn in an unknown state (None) is alone in a pool of its own.
+    return pooled_advantages(returns, {e: pool_keys(group.episodes[e], pool) for e in kept}, baseline)
 
 
-def _pool_keys(episode: Episode, pool: Pool) -> tuple[Hashable, ...]:
+def pool_keys(episode: Episode, pool: Pool) -> tuple[Hashable, ...]:
+    """Per turn, the name of the pool it is compared in; None where it has none."""
     if pool == "turn":
         return depths(predecessors(episode))
     return states(episode) if pool == "state" else ("all",) * len(episode.turns)
 
 
-def _need_states(group: EpisodeGroup, kept: tuple[int, ...]) -> None:
+def need_states(group: EpisodeGroup, kept: tuple[int, ...]) -> None:
+    """Raises ConfigError when the environment reports no state at all in the kept episodes."""
     replies = [t.reply for e in kept for t in group.episodes[e].turns if t.reply is not None]
     if replies and all(r.state_key is None for r in replies):
         raise ConfigError(
