@@ -16,23 +16,23 @@ from phronesis.envs.check import check, render
 from phronesis.envs.digest import split_of
 from phronesis.envs.ledger import Books, Dials, LedgerEnv, make
 from phronesis.envs.ledger.env import extract
-from phronesis.envs.ledger.tasks import books_of, question, task
+from phronesis.envs.ledger.tasks import books_of, post, question, task
 from phronesis.envs.ledger.world import BUSY, MISS, Ledger
 from phronesis.errors import ConfigError
 from phronesis.records import Episode, EpisodeGroup, Failure, Stop, Task, say
 
 WORKED = Books(
-    amounts={"jade": 4, "onyx": 7, "ruby": 2},
+    entries={"jade": "balance 8", "onyx": "add 7", "ruby": "double"},
     renamed={"opal": "jade"},
     busy=("opal", "onyx"),
     asked=("opal", "zinc", "onyx"),
 )
-"""opal is jade's old name, zinc does not exist: 4 + 0 + 7."""
+"""opal is jade's old name, zinc does not exist: 8, nothing, and 7 more make 15, of which the book keeps 5."""
 
 
 def worked(books=WORKED):
     payload = {
-        "amounts": books.amounts, "renamed": books.renamed, "busy": list(books.busy), "asked": list(books.asked),
+        "entries": books.entries, "renamed": books.renamed, "busy": list(books.busy), "asked": list(books.asked),
         "answer": books.answer,
     }  # fmt: skip
     return Task(id="w", env="ledger", messages=(say("user", question(books.asked)),), payload=payload)
@@ -43,14 +43,33 @@ def lookup(name, n=0):
 
 
 def test_worked_books():
-    assert WORKED.answer == 11
-    assert question(WORKED.asked) == 'Find the total of "opal", "zinc" and "onyx".'
+    assert WORKED.answer == 5
+    assert question(WORKED.asked) == 'Start with "opal", then post "zinc" and "onyx". Give the last digit.'
+    assert question(WORKED.asked[:2]) == 'Start with "opal", then post "zinc". Give the last digit.'
     ledger = Ledger(WORKED)
     said = [ledger.lookup(n) for n in ("opal", "opal", "jade", "jade", "zinc", "onyx", "onyx", "ruby", "opal")]
     assert said == [
-        BUSY, 'renamed to "jade"', "amount 4", "amount 4", MISS, BUSY, "amount 7", "amount 2", 'renamed to "jade"'
+        BUSY, 'renamed to "jade"', "balance 8", "balance 8", MISS, BUSY, "add 7", "double", 'renamed to "jade"'
     ]  # fmt: skip
     assert ledger.calls == 9 and ledger.next_name is None
+
+
+@pytest.mark.parametrize(
+    ("total", "entry", "after"),
+    [(0, "balance 7", 7), (7, "add 2", 9), (7, "add 5", 2), (4, "double", 8), (7, "double", 4), (6, MISS, 6), (6, None, 6)],
+)
+def test_posting_keeps_one_digit(total, entry, after):
+    assert post(total, entry) == after
+
+
+def test_the_order_of_posting_matters():
+    """2 + 3 doubled is 10, 2 doubled + 3 is 7; a plain sum would not tell them apart."""
+    entries = {"jade": "balance 2", "onyx": "add 3", "ruby": "double"}
+    told = [
+        Books(entries=entries, renamed={}, busy=(), asked=asked).answer
+        for asked in (("jade", "onyx", "ruby"), ("jade", "ruby", "onyx"))
+    ]
+    assert told == [0, 7]
 
 
 def test_the_oracle_asks_for_what_is_not_settled():
@@ -85,16 +104,16 @@ def test_an_episode_by_hand():
         await env.close()
         return replies
 
-    opening, *replies = asyncio.run(run(lookup("opal"), lookup("opal"), lookup("jade"), say("assistant", "I get 4 + 7 = 11.")))
+    opening, *replies = asyncio.run(run(lookup("opal"), lookup("opal"), lookup("jade"), say("assistant", "8 + 7 = 15, so 5.")))
     assert [t.name for t in opening.tools] == ["lookup"] and opening.tools[0].parameters["required"] == ["name"]
-    assert [texts(r) for r in replies] == [[BUSY], ['renamed to "jade"'], ["amount 4"], []]
+    assert [texts(r) for r in replies] == [[BUSY], ['renamed to "jade"'], ["balance 8"], []]
     assert (replies[-1].reward, replies[-1].done, replies[-1].metrics) == (1.0, True, {"lookups": 3.0})
     assert asyncio.run(run(say("assistant", "12")))[-1].reward == 0.0
     both = asyncio.run(run(act(call("lookup", {"name": "zinc"}), call("lookup", {"name": "ruby"}, n=1))))[-1]
-    assert texts(both) == [MISS, "amount 2"] and not both.done
+    assert texts(both) == [MISS, "double"] and not both.done
     wrong = asyncio.run(run(act(call("find", {"name": "zinc"}), call("lookup", {"nmae": "ruby"}, n=1))))[-1]
     assert wrong.errors == ("unknown_tool", "unknown_argument")
-    assert spec.secrets == ("amounts", "renamed", "busy", "answer")
+    assert spec.secrets == ("entries", "renamed", "busy", "answer")
 
 
 @pytest.mark.parametrize(
@@ -113,14 +132,14 @@ def judged(*said, stop=Stop.completed, failure=None):
 
 
 def test_the_rubric_reads_the_last_message_alone():
-    right = judged(lookup("opal"), say("assistant", "it is 11"))
-    assert right.value == 1.0 and right.components[0].answer == "11"
-    assert right.components[0].explanation == "answered 11; the total is 11"
-    assert judged(say("assistant", "11"), lookup("opal"), stop=Stop.max_turns).value == 0.0
-    assert judged(say("assistant", "hm")).components[0].explanation == "no answer; the total is 11"
+    right = judged(lookup("opal"), say("assistant", "it is 5"))
+    assert right.value == 1.0 and right.components[0].answer == "5"
+    assert right.components[0].explanation == "answered 5; the total is 5"
+    assert judged(say("assistant", "5"), lookup("opal"), stop=Stop.max_turns).value == 0.0
+    assert judged(say("assistant", "hm")).components[0].explanation == "no answer; the total is 5"
     assert judged(stop=Stop.context).value == 0.0
     failure = Failure(where="env.step", kind="X", message="")
-    assert judged(say("assistant", "11"), stop=Stop.env_fault, failure=failure).value is None
+    assert judged(say("assistant", "5"), stop=Stop.env_fault, failure=failure).value is None
 
 
 @pytest.fixture(scope="module")
@@ -143,13 +162,25 @@ def test_tasks_are_what_they_say(tasks):
         books = books_of(found)
         assert books.key == found.content_key and books.answer == found.payload["answer"]
         assert (len(books.asked), len(books.renamed)) == levels[found.difficulty]
-        assert set(books.renamed) <= set(books.asked) and set(books.renamed.values()) <= set(books.amounts)
-        assert set(books.renamed).isdisjoint(books.amounts) and set(books.asked).isdisjoint(books.renamed.values())
+        assert set(books.renamed) <= set(books.asked) and set(books.renamed.values()) <= set(books.entries)
+        assert set(books.renamed).isdisjoint(books.entries) and set(books.asked).isdisjoint(books.renamed.values())
         assert re.findall(r'"(\w+)"', found.messages[0].text) == list(books.asked)
-        missing[found.difficulty] += any(books.renamed.get(n, n) not in books.amounts for n in books.asked)
+        held = [books.entries.get(books.renamed.get(name, name), MISS) for name in books.asked]
+        assert re.fullmatch(r"balance \d|no such account", held[0])
+        assert all(re.fullmatch(r"add [123]|double|no such account", entry) for entry in held[1:])
+        missing[found.difficulty] += any(books.renamed.get(n, n) not in books.entries for n in books.asked)
     assert missing[1.0] == missing[2.0] == 0 and missing[3.0] > 100 and missing[4.0] > 100
     assert {t.difficulty for t in tasks["train"][:60]} == set(levels)
     assert [t.id for t in tasks["heldout"][:2]] == ["ledger-heldout-0", "ledger-heldout-1"]
+
+
+def test_no_constant_answer_beats_what_chance_promises():
+    """The promise is checked on the tasks of the default dials; four standard errors of room."""
+    spec = make()
+    answers = [spec.task("heldout", i).payload["answer"] for i in range(3000)]
+    most = max(answers.count(digit) for digit in range(10)) / len(answers)
+    assert set(answers) == set(range(10))
+    assert abs(most - spec.chance_reward) < 4 * (spec.chance_reward / len(answers)) ** 0.5
 
 
 def test_the_same_index_is_the_same_task(tasks):
@@ -157,9 +188,7 @@ def test_the_same_index_is_the_same_task(tasks):
     assert [task(again, "train", i) for i in range(20)] == tasks["train"][:20]
 
 
-@pytest.mark.parametrize(
-    "dials", [{}, {"min_difficulty": 4, "max_difficulty": 4, "busy": 1.0}, {"busy": 0.0, "max_amount": 99}]
-)
+@pytest.mark.parametrize("dials", [{}, {"min_difficulty": 4, "max_difficulty": 4, "busy": 1.0}, {"busy": 0.0, "max_amount": 9}])
 def test_the_contract_holds_under_any_dials(dials):
     report = asyncio.run(check(registry.get("ledger", dials)))
     assert report.ok, render(report)
@@ -171,7 +200,7 @@ def test_the_contract_holds_under_any_dials(dials):
     [
         ({"min_difficulty": 0}, "1 <= min_difficulty <= max_difficulty <= 4"),
         ({"min_difficulty": 3, "max_difficulty": 2}, "got 3 and 2"),
-        ({"max_amount": 0}, r"max_amount must be in \[1, 99\], got 0"),
+        ({"max_amount": 10}, r"max_amount must be in \[1, 9\], got 10"),
         ({"busy": 1.5}, r"busy must be in \[0, 1\], got 1.5"),
         ({"habits": {"retry": "often"}}, "argument 'habits' is {'retry': 'often'}: Expected `float`"),
         ({"habits": {"rtry": 0.5}}, "the habits are retry, follow"),
@@ -194,5 +223,5 @@ def test_strange_names_are_answered(name):
         return texts(first), texts(second)
 
     first, second = asyncio.run(run())
-    assert second == ["amount 2"]
+    assert second == ["double"]
     assert first == [MISS] or first[0].startswith("error:")

@@ -13,18 +13,22 @@ import re
 
 from msgspec import Struct
 
+from phronesis.envs.ledger.tasks import post
 from phronesis.records import Message, TextPart, ToolCall
+
+ENTRIES = ("balance", "add", "double")
+"""How an answer begins that holds something to post."""
 
 
 class Habits(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """How often the book-keeper does what; all in [0, 1]."""
 
     retry: float = 0.6
-    """Asks again after "busy" (else counts the account as 0)."""
+    """Asks again after "busy" (else leaves the account out)."""
     follow: float = 0.6
-    """Follows a redirect (else counts the account as 0)."""
+    """Follows a redirect (else leaves the account out)."""
     slip: float = 0.02
-    """Writes a total that is off by one after adding."""
+    """Writes a total that is off by one after posting."""
     forget: float = 0.2
     """Leaves one account out of its list."""
     check: float = 0.05
@@ -75,10 +79,9 @@ class Bookkeeper:
             self._left[0] = moved.group(1)
             return
         self._left.pop(0)
-        if amount := re.search(r"amount (\d+)", reply):
-            self._total += int(amount.group(1))
-            if self._source.random() < self._habits.slip:
-                self._total = max(0, self._total + self._source.choice((-1, 1)))
+        self._total = post(self._total, reply)
+        if reply.startswith(ENTRIES) and self._source.random() < self._habits.slip:
+            self._total = (self._total + self._source.choice((-1, 1))) % 10
 
     def _speak(self) -> Message:
         left = " ".join(f'"{name}"' for name in self._left)

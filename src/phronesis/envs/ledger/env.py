@@ -165,9 +165,9 @@ def make(
         make=LedgerEnv,
         task=lambda split, index: task(dials, split, index),
         rubric=TotalRubric(),
-        description="Totals over a SQLite ledger that may be busy, redirect or miss; the total lives in the think block.",
-        chance_reward=0.35,
+        description="Post entries from a SQLite ledger that may be busy, redirect or miss; the total lives in the think block.",
+        chance_reward=0.15,
         max_turns=MAX_TURNS,
-        secrets=("amounts", "renamed", "busy", "answer"),
+        secrets=("entries", "renamed", "busy", "answer"),
         demonstrate=show,
     )

@@ -17,22 +17,22 @@ class Ledger:
     def __init__(self, books: Books) -> None:
         self.books = books
         self._busy = set(books.busy)
-        self._settled: dict[str, int] = {}
+        self._settled: dict[str, str] = {}
         self._pointed: dict[str, str] = {}
         self._last = "start"
         self.calls = 0
         self._db = sqlite3.connect(":memory:")
-        self._db.execute("CREATE TABLE account (name TEXT PRIMARY KEY, amount INTEGER NOT NULL)")
+        self._db.execute("CREATE TABLE account (name TEXT PRIMARY KEY, entry TEXT NOT NULL)")
         self._db.execute("CREATE TABLE renamed (old TEXT PRIMARY KEY, new TEXT NOT NULL)")
-        self._db.executemany("INSERT INTO account VALUES (?, ?)", books.amounts.items())
+        self._db.executemany("INSERT INTO account VALUES (?, ?)", books.entries.items())
         self._db.executemany("INSERT INTO renamed VALUES (?, ?)", books.renamed.items())
 
     def lookup(self, name: str) -> str:
         """What the ledger says of one account.
 
-        >>> ledger = Ledger(Books(amounts={"jade": 4}, renamed={"opal": "jade"}, busy=("opal",), asked=("opal",)))
+        >>> ledger = Ledger(Books(entries={"jade": "add 4"}, renamed={"opal": "jade"}, busy=("opal",), asked=("opal",)))
         >>> ledger.lookup("opal"), ledger.lookup("opal"), ledger.lookup("jade"), ledger.lookup("zinc")
-        ('busy, try again', 'renamed to "jade"', 'amount 4', 'no such account')
+        ('busy, try again', 'renamed to "jade"', 'add 4', 'no such account')
         """
         self.calls += 1
         if name in self._busy:
@@ -40,15 +40,15 @@ class Ledger:
             self._last = f"busy {name}"
             return BUSY
         self._last = name
-        row = self._db.execute("SELECT amount FROM account WHERE name = ?", (name,)).fetchone()
+        row = self._db.execute("SELECT entry FROM account WHERE name = ?", (name,)).fetchone()
         if row is not None:
-            self._settle(name, int(row[0]))
-            return f"amount {int(row[0])}"
+            self._settle(name, str(row[0]))
+            return str(row[0])
         row = self._db.execute("SELECT new FROM renamed WHERE old = ?", (name,)).fetchone()
         if row is not None:
             self._pointed[name] = str(row[0])
             return f'renamed to "{row[0]}"'
-        self._settle(name, 0)
+        self._settle(name, MISS)
         return MISS
 
     @property
@@ -71,7 +71,7 @@ class Ledger:
         """Closes the database."""
         self._db.close()
 
-    def _settle(self, name: str, amount: int) -> None:
+    def _settle(self, name: str, entry: str) -> None:
         for asked in self.books.asked:
             if name in (asked, self._pointed.get(asked)):
-                self._settled[asked] = amount
+                self._settled[asked] = entry
