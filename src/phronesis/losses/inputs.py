@@ -8,13 +8,22 @@ there reach neither the loss nor the gradient; and every denominator is the whol
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import Literal, NamedTuple, cast
 
 import torch
 from torch import Tensor
 
 MAX_LOG_RATIO = 20.0
 """Log-ratios are clamped to plus or minus this before `exp`."""
+
+TIE = 1e-9
+"""Nats (or probability): numbers this near to a bound count as equal to it. A closed interval then holds them, an open one
+does not, so that rounding (1 - .8 is .19999999999999996) does not decide."""
+
+Scope = Literal["token", "sequence", "step"]
+"""What the loss of a token may depend on: itself, the other tokens of its sequence, or all tokens of the step. Micro-batches
+of a loss of scope ``token`` add up however they are cut; ``sequence`` needs whole sequences, ``step`` needs all at once."""
 
 
 class Totals(NamedTuple):
@@ -26,6 +35,17 @@ class Totals(NamedTuple):
     """Sequences of the step with at least one trained token."""
     tokens_S: Tensor
     """`[S]` trained tokens of each sequence, indexed by `LossInputs.sequence_N`."""
+    turns: int = 0
+    """Turns of the step with at least one trained token."""
+
+
+class Coefficients(NamedTuple):
+    """Coefficients that a controller moves during a run."""
+
+    kl: float | None = None
+    """Of the divergence from the reference; None means as configured."""
+    entropy: float | None = None
+    """Of the entropy bonus; None means as configured."""
 
 
 class LossInputs(NamedTuple):
@@ -49,6 +69,12 @@ class LossInputs(NamedTuple):
     """Nats, entropy of the current distribution; None when not computed."""
     mask_N: Tensor | None = None
     """bool: False where nothing may be read; None means all True."""
+    logp_ref_N: Tensor | None = None
+    """Nats, a frozen reference; None when no loss asks for it. No gradient."""
+    trace_N: Tensor | None = None
+    """int64: which of its episode's separate contexts (sub-traces) each token belongs to; None means all to the first."""
+    coefficients: Coefficients = Coefficients()
+    """What the learner's controllers say."""
 
     def cleaned(self) -> LossInputs:
         """The same inputs with 0 at masked positions, where no gradient flows. Idempotent, free when there is no mask."""
@@ -65,6 +91,7 @@ class LossInputs(NamedTuple):
             logp_infer_N=keep(self.logp_infer_N),
             advantages_N=keep(self.advantages_N),
             entropy_N=None if self.entropy_N is None else keep(self.entropy_N),
+            logp_ref_N=None if self.logp_ref_N is None else keep(self.logp_ref_N),
         )
 
 
@@ -79,20 +106,33 @@ class LossOutput(NamedTuple):
     """Scalars by name; the step's value is the largest of its parts."""
 
 
-def totals_of(sequence_N: Tensor, sequences: int, mask_N: Tensor | None = None) -> Totals:
+def totals_of(sequence_N: Tensor, sequences: int, mask_N: Tensor | None = None, turn_N: Tensor | None = None) -> Totals:
     """Denominators when these tokens are the whole step.
 
     Args:
         sequence_N: int64 `[N]`, each in ``[0, sequences)``.
         sequences: S, how many sequence ids exist.
         mask_N: bool `[N]`; None means all True.
+        turn_N: int64 `[N]`; None means that every sequence is one turn.
 
     >>> totals_of(torch.tensor([0, 0, 2]), 3)[:2]
     (3, 2)
     """
     kept = sequence_N if mask_N is None else sequence_N[mask_N]
     tokens_S = torch.bincount(kept, minlength=sequences)
-    return Totals(tokens=int(kept.numel()), sequences=int((tokens_S > 0).sum()), tokens_S=tokens_S)
+    live = int((tokens_S > 0).sum())
+    turns = live if turn_N is None else distinct(kept, turn_N if mask_N is None else turn_N[mask_N])[0].shape[0]
+    return Totals(tokens=int(kept.numel()), sequences=live, tokens_S=tokens_S, turns=turns)
+
+
+def distinct(first_N: Tensor, second_N: Tensor) -> tuple[Tensor, Tensor]:
+    """The different pairs of two columns of int64 (none negative): their first members `[U]`, and `[N]` which pair each is.
+
+    [0, 0, 1] and [0, 2, 2]: [0, 0, 1] and [0, 1, 2].
+    """
+    width = int(second_N.max()) + 1 if second_N.numel() else 1
+    found = cast("tuple[Tensor, Tensor]", torch.unique(first_N * width + second_N, return_inverse=True))  # pyright: ignore[reportUnknownMemberType]
+    return torch.div(found[0], width, rounding_mode="floor"), found[1]
 
 
 def log_ratio(to_N: Tensor, from_N: Tensor) -> Tensor:
@@ -102,6 +142,44 @@ def log_ratio(to_N: Tensor, from_N: Tensor) -> Tensor:
     `log_ratio(theta, infer)` their sum.
     """
     return (to_N - from_N).clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO)
+
+
+def scope_of(part: object) -> Scope:
+    """What a part of a loss depends on: its `scope`; parts without one are of scope ``token``."""
+    return getattr(part, "scope", "token")
+
+
+def widest(parts: Sequence[object]) -> Scope:
+    """The widest scope among them; ``token`` when there are none."""
+    order: tuple[Scope, ...] = ("token", "sequence", "step")
+    return order[max((order.index(scope_of(p)) for p in parts), default=0)]
+
+
+def join(parts: Sequence[LossInputs]) -> LossInputs:
+    """Micro-batches of one step, at least one, as one; they have the same optional streams and denominators."""
+
+    def joined(tensors: Sequence[Tensor | None]) -> Tensor | None:
+        found = [t for t in tensors if t is not None]
+        return torch.cat(found) if len(found) == len(tensors) else None
+
+    if len(parts) == 1:
+        return parts[0]
+    if any(p.mask_N is not None for p in parts):
+        parts = [
+            p if p.mask_N is not None else p._replace(mask_N=torch.ones_like(p.sequence_N, dtype=torch.bool)) for p in parts
+        ]
+    return parts[0]._replace(
+        logp_theta_N=torch.cat([p.logp_theta_N for p in parts]),
+        logp_old_N=torch.cat([p.logp_old_N for p in parts]),
+        logp_infer_N=torch.cat([p.logp_infer_N for p in parts]),
+        advantages_N=torch.cat([p.advantages_N for p in parts]),
+        sequence_N=torch.cat([p.sequence_N for p in parts]),
+        turn_N=torch.cat([p.turn_N for p in parts]),
+        entropy_N=joined([p.entropy_N for p in parts]),
+        mask_N=joined([p.mask_N for p in parts]),
+        logp_ref_N=joined([p.logp_ref_N for p in parts]),
+        trace_N=joined([p.trace_N for p in parts]),
+    )
 
 
 def masked_sum(x_N: Tensor, mask_N: Tensor | None) -> Tensor:

@@ -30,3 +30,38 @@ def kl_k3(logp_N: Tensor, logp_ref_N: Tensor) -> Tensor:
     """
     d_N = log_ratio(logp_ref_N, logp_N)
     return torch.expm1(d_N) - d_N
+
+
+def kl_k3plus(logp_N: Tensor, logp_ref_N: Tensor) -> Tensor:
+    """Value of `kl_k3`, gradient of `kl_k2`, per token `[N]`: d/d log pi = log pi - log ref, the gradient of KL(pi || ref).
+
+    theta [-1.2, -.4], ref [-.9, -1]: values [.049859, .148812], derivatives [-.3, .6].   Formula [k3plus].
+    """
+    k2_N = kl_k2(logp_N, logp_ref_N)
+    return k2_N + (kl_k3(logp_N, logp_ref_N) - k2_N).detach()
+
+
+def kl_unbiased(logp_N: Tensor, logp_old_N: Tensor, logp_ref_N: Tensor) -> Tensor:
+    """``(pi / pi_old) k3`` per token `[N]`: right in value and gradient for samples of `old`.
+
+    theta -.5, old -.6, ref -.7: .020701.   Source: DeepSeek-V3.2, arXiv 2512.02556; formula [kl-unbiased].
+    """
+    return log_ratio(logp_N, logp_old_N).exp() * kl_k3(logp_N, logp_ref_N)
+
+
+def expected(values_V: Tensor, logp_V: Tensor) -> Tensor:
+    """Mean of `values_V` under p, over the last axis; terms with p = 0 are 0.
+
+    p [.7, .3], q [.5, .5]: k1 .082283, k2 .078766 (biased), k3 .082283.
+    """
+    p_V = logp_V.exp()
+    return torch.where(p_V > 0, p_V * values_V, 0.0).sum(-1)
+
+
+def adapt_kl(coef: float, kl: float, samples: int, *, target: float, horizon: float, clip: float = 0.2) -> float:
+    """The coefficient after a step: times ``1 + clip(kl / target - 1, -clip, clip) * samples / horizon``.
+
+    coef .2, kl .3, target .1, 64 samples, horizon 10000: .200256.   Source: arXiv 1909.08593; formula [adaptive-kl].
+    """
+    error = min(clip, max(-clip, kl / target - 1.0))
+    return coef * (1.0 + error * samples / horizon)

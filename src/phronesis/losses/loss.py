@@ -1,12 +1,13 @@
-"""A loss as configured: one token objective, one aggregation, an optional entropy bonus.
+"""A loss as configured: one token objective, one aggregation, corrections, and what is added (entropy bonus, reference KL).
 
-A new loss is a frozen Struct with `terms`; adding it to `AnyObjective` makes it a config value. Losses that need more than
-per-token terms implement `Loss` directly.
+A new objective is a frozen Struct with `terms`; adding it to `AnyObjective` makes it a config value, and likewise for
+corrections. Losses that need more than per-token terms implement `Loss` directly.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 from msgspec import Struct
@@ -14,17 +15,66 @@ from torch import Tensor
 
 from phronesis.errors import ConfigError
 from phronesis.losses.aggregation import Aggregation, TokenMean, aggregate
+from phronesis.losses.clipping import GPPOLoss, TwoSidedLoss
+from phronesis.losses.corrections import combine, rejected
+from phronesis.losses.covariance import ClipCovLoss, KLCovLoss
+from phronesis.losses.decoupled import DecoupledPPOLoss
 from phronesis.losses.dft import DFTLoss
-from phronesis.losses.inputs import LossInputs, LossOutput, log_ratio, masked_sum
+from phronesis.losses.entropy import EntropyTarget
+from phronesis.losses.inputs import LossInputs, LossOutput, Scope, log_ratio, masked_sum, widest
 from phronesis.losses.kl import kl_k1, kl_k2, kl_k3
+from phronesis.losses.kl_penalty import KLInLoss, KLPenalty
 from phronesis.losses.policy_gradient import PPOClipLoss, ReinforceLoss
+from phronesis.losses.rejection import GeometricReject, K2Reject, K3Reject, OffPolicySequenceMask, TopEntropy, Veto
+from phronesis.losses.second_moment import M2POLoss
+from phronesis.losses.sequence_level import GMPOLoss, GSPOLoss, LUSPOLoss, VESPOLoss
+from phronesis.losses.soft_gate import SAPOLoss
 from phronesis.losses.supervised import SupervisedLoss
+from phronesis.losses.truncation import IcePop, SequenceMIS, SequenceTIS, TokenMIS, TokenTIS
+from phronesis.losses.trust_region import DPPOLoss, DROLoss, SymmetricTVLoss
+from phronesis.losses.weighted import CISPOLoss, DISLoss
 
 Loss = Callable[[LossInputs], LossOutput]
 """A pure function of tensors."""
 
-AnyObjective = ReinforceLoss | PPOClipLoss | SupervisedLoss | DFTLoss
+AnyObjective = (
+    ReinforceLoss
+    | PPOClipLoss
+    | SupervisedLoss
+    | DFTLoss
+    | GPPOLoss
+    | TwoSidedLoss
+    | CISPOLoss
+    | DISLoss
+    | SAPOLoss
+    | DPPOLoss
+    | SymmetricTVLoss
+    | DROLoss
+    | DecoupledPPOLoss
+    | GSPOLoss
+    | LUSPOLoss
+    | GMPOLoss
+    | VESPOLoss
+    | M2POLoss
+    | ClipCovLoss
+    | KLCovLoss
+)
 """The built-in objectives, told apart by their tag in configs."""
+
+AnyCorrection = (
+    TokenTIS
+    | SequenceTIS
+    | SequenceMIS
+    | TokenMIS
+    | IcePop
+    | GeometricReject
+    | Veto
+    | K3Reject
+    | K2Reject
+    | OffPolicySequenceMask
+    | TopEntropy
+)
+"""The built-in corrections, told apart by their tag in configs."""
 
 
 class LossConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -36,10 +86,35 @@ class LossConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """How tokens are weighed."""
     entropy_bonus: float = 0.0
     """Added as ``-entropy_bonus * mean entropy`` (nats, exact entropy of trained tokens); 0 means none."""
+    entropy_target: EntropyTarget | None = None
+    """Moves the bonus during the run, starting at `entropy_bonus`; None keeps it."""
+    corrections: tuple[AnyCorrection, ...] = ()
+    """Weights and exclusions for what the sampler and the learner disagree on; they act on the objective alone."""
+    normalise_weights: bool = False
+    """Divide the corrections' weights by their mean over the step, after truncation."""
+    kl: KLPenalty | None = None
+    """Divergence from a frozen copy of the initial weights, which doubles the memory for weights; None means none."""
 
     def __post_init__(self) -> None:
         if self.entropy_bonus < 0:
             raise ConfigError(f"entropy_bonus {self.entropy_bonus!r} must not be negative")
+
+    @property
+    def scope(self) -> Scope:
+        """What the loss of a token may depend on."""
+        parts: list[object] = [self.objective, self.aggregation, *self.corrections, self.kl]
+        widened = widest(parts)
+        return "step" if self.normalise_weights and self.corrections else widened
+
+    @property
+    def needs_entropy(self) -> bool:
+        """Whether the exact entropy of each token is read."""
+        return self.entropy_gradient or any(isinstance(c, TopEntropy) for c in self.corrections)
+
+    @property
+    def entropy_gradient(self) -> bool:
+        """Whether the entropy is differentiated."""
+        return self.entropy_bonus > 0 or self.entropy_target is not None
 
     def build(self) -> Loss:
         """The pure function this describes."""
@@ -53,26 +128,68 @@ class LossConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 def evaluate(config: LossConfig, inputs: LossInputs) -> LossOutput:
     """The configured loss of some or all tokens of a step, with the metrics every loss has.
 
+    The objective's token losses are multiplied by the corrections' weights and aggregated over the tokens that are not
+    rejected; bonus and divergence are aggregated over all trained tokens, so that corrections do not scale them.
+
     Returns:
-        `sums` holds `kl_k1`, `kl_k2`, `kl_k3` (from old to theta, nats), the objective's shares, and `entropy` when it was
-        computed; each divided by the step's trained tokens (left-out episodes do not dilute them).
+        `sums` holds `kl_k1`, `kl_k2`, `kl_k3` (from old to theta, nats), the shares of objective and corrections, `ref_kl`
+        (the configured estimate, nats) with a reference, and `entropy` when it was computed; each divided by the step's
+        trained tokens (left-out episodes do not dilute them, rejected tokens count).
         `maxima` holds `ratio`, the largest pi_theta / pi_old.
 
     Raises:
-        ConfigError: an entropy bonus without `inputs.entropy_N`.
+        ConfigError: an entropy bonus without `inputs.entropy_N`, or a penalty without `inputs.logp_ref_N`.
     """
     inputs = inputs.cleaned()
-    terms = config.objective.terms(inputs)
-    loss_N = terms.loss_N
-    if config.entropy_bonus:
-        if inputs.entropy_N is None:
-            raise ConfigError("an entropy bonus needs the exact entropy of each token; set `entropy = true` for the learner")
-        loss_N = loss_N - config.entropy_bonus * inputs.entropy_N
+    added = _added(config, inputs)
+    charged = inputs if added.advantages_N is None else inputs._replace(advantages_N=added.advantages_N)
+    terms = config.objective.terms(charged)
+    loss_N, kept, shares = terms.loss_N, charged, dict(terms.shares)
+    if config.corrections:
+        found = combine(config.corrections, charged, normalise=config.normalise_weights)
+        loss_N = loss_N if found.weight_N is None else loss_N * found.weight_N
+        kept = charged if found.keep_N is None else rejected(charged, found.keep_N)
+        shares |= found.shares or {}
+    loss = aggregate(loss_N, kept, config.aggregation)
+    if added.loss_N is not None:
+        loss = loss + aggregate(added.loss_N, inputs, config.aggregation)
     largest = log_ratio(inputs.logp_theta_N.detach(), inputs.logp_old_N)
     if inputs.mask_N is not None:
         largest = torch.where(inputs.mask_N, largest, -torch.inf)
     maxima = {"ratio": largest.max().exp()} if largest.numel() else {}
-    return LossOutput(aggregate(loss_N, inputs, config.aggregation), _sums(inputs, terms.shares), maxima)
+    return LossOutput(loss, _sums(inputs, shares | added.shares), maxima)
+
+
+class _Added(NamedTuple):
+    """What the loss has besides the objective."""
+
+    loss_N: Tensor | None
+    """Per token, to be aggregated over all trained tokens."""
+    advantages_N: Tensor | None
+    """The credit after a penalty in the reward; None when there is none."""
+    shares: dict[str, Tensor]
+    """For metrics."""
+
+
+def _added(config: LossConfig, inputs: LossInputs) -> _Added:
+    loss_N, advantages_N, shares = None, None, dict[str, Tensor]()
+    if config.entropy_gradient:
+        if inputs.entropy_N is None:
+            raise ConfigError("an entropy bonus needs the exact entropy of each token; set `entropy = true` for the learner")
+        coef = inputs.coefficients.entropy
+        loss_N = -(config.entropy_bonus if coef is None else coef) * inputs.entropy_N
+    kl = config.kl
+    if kl is not None:
+        if inputs.logp_ref_N is None:
+            raise ConfigError("a divergence from the reference needs the reference's log-probabilities (logp_ref_N)")
+        coef = kl.coef if inputs.coefficients.kl is None else inputs.coefficients.kl
+        values_N = kl.values(inputs, inputs.logp_ref_N)
+        shares["ref_kl"] = values_N.detach()
+        if isinstance(kl, KLInLoss):
+            loss_N = coef * values_N if loss_N is None else loss_N + coef * values_N
+        else:
+            advantages_N = inputs.advantages_N - coef * kl.charge(values_N, inputs)
+    return _Added(loss_N, advantages_N, shares)
 
 
 def _sums(inputs: LossInputs, shares: dict[str, Tensor]) -> dict[str, Tensor]:
