@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from phronesis.config import import_path
+from phronesis.credit.gae import GAECredit, SAOCredit
 from phronesis.credit.gigpo import GiGPOCredit
+from phronesis.credit.poad import POADCredit
 from phronesis.credit.rule import CreditRule
 from phronesis.credit.trajectory import TrajectoryCredit
+from phronesis.credit.turn_gae import TurnGAECredit
 from phronesis.credit.turns import TurnReturnCredit
 from phronesis.errors import ConfigError
 
-CreditConfig = TrajectoryCredit | TurnReturnCredit | GiGPOCredit
+CreditConfig = TrajectoryCredit | TurnReturnCredit | GiGPOCredit | GAECredit | SAOCredit | TurnGAECredit | POADCredit
 """The built-in rules, told apart by their tag in configs. Each is its own rule."""
 
 
