@@ -68,6 +68,45 @@ def grpo(returns: Sequence[float], *, population: bool = False, eps: float = 1e-
     return tuple(c / (deviation + eps) for c in centred)
 
 
+def max_rl(returns: Sequence[float]) -> tuple[float, ...]:
+    """Each return minus the group's mean, over the mean; 0 for all where the mean is not above 0. Meant for returns >= 0.
+
+    Biased on purpose: the expected gradient is the maximum-likelihood one truncated at order n - 1 in the failure rate, so
+    hard tasks weigh more. For a coin with success rate p it is ``(1-p)(1 - (1-p)**(n-1))``.
+
+    Source: MaxRL, arXiv 2602.02710; formula [maxrl]. Groups whose mean is 0 give 0, without the order-n control variate.
+
+    >>> max_rl([1.0, 0.0, 0.0, 0.0])
+    (3.0, -1.0, -1.0, -1.0)
+
+    Raises:
+        GroupTooSmall: fewer than two returns.
+    """
+    centred = dr_grpo(returns)
+    mean = fsum(returns) / len(returns)
+    return tuple(c / mean for c in centred) if mean > 0 else (0.0,) * len(returns)
+
+
+def best_only(returns: Sequence[float], *, eps: float = 1e-6) -> tuple[float, ...]:
+    """The best return minus the second best, over the standard deviation (Bessel) plus `eps`; everything else gets 0.
+
+    A tie for the best gives 0 to all. Biased: it rewards what makes one of k attempts succeed, not the mean.
+
+    Source: formula [passk-adv], the pass@k advantage of verl. [1, .5, 0] gives [.999998, 0, 0].
+
+    Args:
+        returns: at least two numbers.
+        eps: added to the standard deviation, above 0.
+
+    Raises:
+        GroupTooSmall: fewer than two returns.
+    """
+    centred = dr_grpo(returns)
+    second, first = sorted(returns)[-2:]
+    deviation = sqrt(fsum(c * c for c in centred) / (len(returns) - 1))
+    return tuple((first - second) / (deviation + eps) if r == first > second else 0.0 for r in returns)
+
+
 def _at_least_two(returns: Sequence[float]) -> int:
     if len(returns) < 2:
         raise GroupTooSmall(
@@ -137,6 +176,36 @@ class GroupStandard(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
         return grpo(returns, population=self.population, eps=self.eps) if alone is None else alone
 
 
+class MaxRL(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="maxrl"):
+    """MaxRL, for rewards of at least 0.   See `max_rl`."""
+
+    singleton: Singleton = "error"
+    """What a group of one means."""
+
+    def advantages(self, returns: Sequence[float], singleton: Singleton | None = None) -> tuple[float, ...]:
+        """Applies `max_rl`."""
+        alone = _single(returns, singleton or self.singleton)
+        return max_rl(returns) if alone is None else alone
+
+
+class BestOnly(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="best_only"):
+    """Only the best attempt is credited (pass@k).   See `best_only`."""
+
+    eps: float = 1e-6
+    """Added to the standard deviation, above 0."""
+    singleton: Singleton = "error"
+    """What a group of one means."""
+
+    def __post_init__(self) -> None:
+        if self.eps <= 0:
+            raise ConfigError(f"best_only eps {self.eps!r} must be above 0")
+
+    def advantages(self, returns: Sequence[float], singleton: Singleton | None = None) -> tuple[float, ...]:
+        """Applies `best_only`."""
+        alone = _single(returns, singleton or self.singleton)
+        return best_only(returns, eps=self.eps) if alone is None else alone
+
+
 class NoBaseline(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="none"):
     """The return itself: plain REINFORCE. High variance; fit for rewards already centred."""
 
@@ -145,5 +214,5 @@ class NoBaseline(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, 
         return tuple(returns)
 
 
-AnyBaseline = LeaveOneOut | GroupMean | GroupStandard | NoBaseline
+AnyBaseline = LeaveOneOut | GroupMean | GroupStandard | MaxRL | BestOnly | NoBaseline
 """The built-in baselines, told apart by their tag in configs."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from msgspec import Struct
 
 from phronesis.credit.advantages import AnyBaseline, LeaveOneOut
@@ -21,6 +23,12 @@ def episode_advantages(group: EpisodeGroup, baseline: AnyBaseline) -> dict[int, 
 def has_zero_variance(group: EpisodeGroup) -> bool:
     """True when all kept episodes earned the same, also when none is kept."""
     return len({value_of(group.episodes[i]) for i in members(group).kept}) <= 1
+
+
+def tile(group: EpisodeGroup, advantages: Mapping[int, float]) -> Credit:
+    """A group's credit from one number per kept episode (its index): every sampled token gets it. No signal if all are 0."""
+    by_turn = {e: (a,) * len(group.episodes[e].turns) for e, a in advantages.items()}
+    return spread(group, by_turn, zero_variance=not any(advantages.values()))
 
 
 class TrajectoryCredit(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="trajectory"):
