@@ -1,0 +1,164 @@
+"""What a rule needs beside the group: fresh continuations, and numbers somebody else judges. Missing, they are named.
+
+The rule this module keeps: a judgement may look at the answer, the policy may not. A judge reads finished episodes and gives
+numbers; nothing it reads or writes goes into a prompt of the episode.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from math import isfinite
+from typing import Protocol, cast, runtime_checkable
+
+from phronesis.config import import_path
+from phronesis.credit.rule import Rerun, spread, spread_tokens, value_of
+from phronesis.errors import ConfigError, TrainingError
+from phronesis.records import Credit, Episode, EpisodeGroup
+
+
+@runtime_checkable
+class TurnJudge(Protocol):
+    """A number for a point of an episode: a potential, the probability of the right answer, a confidence."""
+
+    async def __call__(self, episode: Episode, turn: int) -> float:
+        """The number just before turn `turn`; ``len(turns)`` is the end."""
+        ...
+
+
+@runtime_checkable
+class TokenJudge(Protocol):
+    """A number for every token of a turn: a log-probability in hindsight, an uncertainty."""
+
+    async def __call__(self, episode: Episode, turn: int) -> Sequence[float]:
+        """One number per token of the turn's completion `[T]`; those of forced tokens are not read."""
+        ...
+
+
+@runtime_checkable
+class PartJudge(Protocol):
+    """The worth of an episode of which only some turns happened."""
+
+    async def __call__(self, episode: Episode, turns: frozenset[int]) -> float:
+        """The reward of what these turns wrote, without the others."""
+        ...
+
+
+def need_rerun(rerun: Rerun | None, rule: str) -> Rerun:
+    """The re-runner.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    if rerun is None:
+        raise ConfigError(
+            f"credit rule {rule!r} plays on from inside episodes and was given no rerun; train in an environment whose "
+            "episodes can be played again from a prefix, or choose a rule that needs none, e.g. 'gigpo' or 'turn_return'"
+        )
+    return rerun
+
+
+async def mean_rewards(episode: Episode, rerun: Rerun, n: int) -> list[float]:
+    """Value of every point of an episode: before each turn the mean reward of `n` continuations; at the end its own reward.
+
+    Values `[turns + 1]` are those of whole episodes, what the prefix earned included.
+    """
+    played = await asyncio.gather(*(rerun(episode, k, n) for k in range(len(episode.turns))))
+    return [sum(rewards) / len(rewards) for rewards in played] + [value_of(episode)]
+
+
+def judge(path: str, rule: str, what: str) -> object:
+    """The judge at an import path.
+
+    Raises:
+        ConfigError: no path was given, or what lies there cannot be called.
+    """
+    if not path:
+        raise ConfigError(f"credit rule {rule!r} needs {what}; name an async function in its 'judge' as 'package.module:name'")
+    found = import_path(path)
+    if not callable(found):
+        raise ConfigError(f"judge {path!r} of credit rule {rule!r} is a {type(found).__name__}, which cannot be called")
+    return found
+
+
+async def points(episode: Episode, *, path: str, metric: str, rule: str) -> list[float]:
+    """A number before each turn and one at the end, ``[turns + 1]``: from the judge if there is one, else as reported.
+
+    Without a judge, the number after turn k is ``Reply.metrics[metric]`` of turn k, and the one before the first turn is
+    ``Reply.metrics[metric + "_before"]`` of turn 0, or 0.
+
+    Raises:
+        ConfigError: neither a judge nor a metric.
+        TrainingError: a number that is not finite, or a turn that reports none.
+    """
+    if path:
+        ask = cast(TurnJudge, judge(path, rule, "a judge"))
+        found = [float(v) for v in await asyncio.gather(*(ask(episode, k) for k in range(len(episode.turns) + 1)))]
+    elif metric:
+        found = [_reported(episode, 0, metric + "_before", 0.0)] if episode.turns else [0.0]
+        found += [_reported(episode, k, metric, None) for k in range(len(episode.turns))]
+    else:
+        raise ConfigError(
+            f"credit rule {rule!r} needs a number at every turn; name a 'metric' the environment reports in Reply.metrics, "
+            "or a 'judge' as 'package.module:name'"
+        )
+    wrong = [v for v in found if not isfinite(v)]
+    if wrong:
+        raise TrainingError(f"credit rule {rule!r} was given {wrong[0]!r} for episode {episode.id!r}; numbers must be finite")
+    return found
+
+
+def _reported(episode: Episode, turn: int, name: str, default: float | None) -> float:
+    reply = episode.turns[turn].reply
+    value = default if reply is None else reply.metrics.get(name, default)
+    if value is None:
+        raise TrainingError(
+            f"turn {turn} of episode {episode.id!r} reports no metric {name!r}; report it in every Reply.metrics, "
+            "or name a 'judge' instead"
+        )
+    return value
+
+
+async def token_numbers(episode: Episode, path: str, rule: str) -> list[list[float]]:
+    """The judge's numbers of every turn, ``[turns][T]``; 0 at forced tokens.
+
+    Raises:
+        ConfigError: no judge.
+        TrainingError: a turn got another number of them than it has tokens, or one that is not finite.
+    """
+    ask = cast(TokenJudge, judge(path, rule, "a number for every token"))
+    rows = await asyncio.gather(*(ask(episode, k) for k in range(len(episode.turns))))
+    found: list[list[float]] = []
+    for k, (turn, row) in enumerate(zip(episode.turns, rows, strict=True)):
+        if len(row) != len(turn.completion):
+            raise TrainingError(
+                f"judge {path!r} gave {len(row)} numbers for the {len(turn.completion)} tokens of turn {k} of {episode.id!r}"
+            )
+        found.append([float(v) if s else 0.0 for v, s in zip(row, turn.sampled, strict=True)])
+        if not all(isfinite(v) for v in found[-1]):
+            raise TrainingError(f"judge {path!r} gave a number that is not finite for turn {k} of {episode.id!r}")
+    return found
+
+
+def turn_credit(group: EpisodeGroup, by_turn: Mapping[int, Sequence[float]]) -> Credit:
+    """`spread`, with the group marked as without variance when every number is 0."""
+    return spread(group, by_turn, zero_variance=all(a == 0 for row in by_turn.values() for a in row))
+
+
+def spread_over(episode: Episode, by_turn: Sequence[float]) -> list[list[float]]:
+    """One number per token `[turns][T]` from one per turn."""
+    return [[a] * len(t.completion) for t, a in zip(episode.turns, by_turn, strict=True)]
+
+
+def token_credit(group: EpisodeGroup, by_token: Mapping[int, Sequence[Sequence[float]]]) -> Credit:
+    """A group's credit from one number per token; forced tokens get 0 whatever theirs is.
+
+    Args:
+        group: the group.
+        by_token: per kept episode (its index), per turn, `[T]` numbers.
+    """
+    rows: dict[int, list[float]] = {}
+    for e, turns in by_token.items():
+        pairs = zip(group.episodes[e].turns, turns, strict=True)
+        rows[e] = [a for turn, row in pairs for a, s in zip(row, turn.sampled, strict=True) if s]
+    return spread_tokens(group, rows, zero_variance=all(a == 0 for row in rows.values() for a in row))
