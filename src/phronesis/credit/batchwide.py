@@ -137,6 +137,7 @@ class GPGCredit(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, t
     """Every sampled token gets ``alpha * (reward - group mean)``.   See `gpg`."""
 
     needs_siblings: ClassVar[bool] = True
+    """A lone episode has nothing to be compared with."""
 
     async def assign(self, group: EpisodeGroup, rerun: Rerun | None = None) -> Credit:
         """Reward minus the group's mean, alpha still 1; `rerun` is not used."""
@@ -157,6 +158,7 @@ class LitePPOCredit(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     eps: float = 1e-6
     """Added to the standard deviation, above 0."""
     needs_siblings: ClassVar[bool] = True
+    """A lone episode has nothing to be compared with."""
 
     def __post_init__(self) -> None:
         if self.eps <= 0:
@@ -188,6 +190,7 @@ class GDPOCredit(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, 
     tokens: bool = False
     """Whiten over tokens instead of over samples (verl)."""
     needs_siblings: ClassVar[bool] = True
+    """A lone episode has nothing to be compared with."""
 
     def __post_init__(self) -> None:
         if self.eps <= 0 or self.batch_eps <= 0:

@@ -79,6 +79,7 @@ class CellCredit(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, 
     eps: float = 1e-6
     """Added to the standard deviation, above 0."""
     needs_siblings: ClassVar[bool] = False
+    """A lone episode has credit too."""
 
     def __post_init__(self) -> None:
         if self.eps <= 0:
@@ -110,6 +111,7 @@ class HierarchicalCredit(Struct, frozen=True, kw_only=True, forbid_unknown_field
     proposer: str = "propose"
     """Its value for tasks that propose a problem."""
     needs_siblings: ClassVar[bool] = False
+    """A lone episode has credit too."""
 
     async def assign(self, group: EpisodeGroup, rerun: Rerun | None = None) -> Credit:
         """Solvers' credit; proposers' rewards, not yet compared. `rerun` is not used."""

@@ -82,6 +82,7 @@ class OPOCredit(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, t
     """Every sampled token gets its episode's reward minus the group's mean weighted by sampled tokens.   See `opo`."""
 
     needs_siblings: ClassVar[bool] = True
+    """A lone episode has nothing to be compared with."""
 
     async def assign(self, group: EpisodeGroup, rerun: Rerun | None = None) -> Credit:
         """Credit of one group; `rerun` is not used."""
@@ -101,6 +102,7 @@ class LengthPenaltyCredit(Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     turns: float = 0.0
     """Weight of policy calls, at least 0."""
     needs_siblings: ClassVar[bool] = True
+    """A lone episode has nothing to be compared with."""
 
     def __post_init__(self) -> None:
         if min(self.output, self.input, self.turns) < 0:

@@ -82,6 +82,7 @@ class OptimalTokenCredit(Struct, frozen=True, kw_only=True, forbid_unknown_field
     eps: float = 1e-8
     """Added to the sum of energies, above 0."""
     needs_siblings: ClassVar[bool] = True
+    """A lone episode has nothing to be compared with."""
 
     def __post_init__(self) -> None:
         if self.eps <= 0:

@@ -36,6 +36,7 @@ class ReMaxCredit(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True,
     """
 
     needs_siblings: ClassVar[bool] = False
+    """A lone episode has credit too."""
 
     async def assign(self, group: EpisodeGroup, rerun: Rerun | None = None) -> Credit:
         """Credit of one group. A greedy episode that faults leaves the whole group out, counted as ``greedy_fault``.

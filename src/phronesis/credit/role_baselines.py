@@ -67,6 +67,7 @@ class RoleBaselineCredit(Struct, frozen=True, kw_only=True, forbid_unknown_field
     start: float = 0.0
     """A role's first baseline, in the unit of the reward."""
     needs_siblings: ClassVar[bool] = False
+    """A lone episode has credit too."""
 
     def __post_init__(self) -> None:
         if not 0.0 <= self.decay < 1.0:

@@ -114,6 +114,7 @@ class ReinforcePPCredit(Struct, frozen=True, kw_only=True, forbid_unknown_fields
     eps: float = 1e-8
     """Added to the variance, above 0."""
     needs_siblings: ClassVar[bool] = False
+    """A lone episode has credit too."""
 
     def __post_init__(self) -> None:
         check_gamma(self.gamma)
@@ -140,6 +141,7 @@ class ReinforcePPBaselineCredit(Struct, frozen=True, kw_only=True, forbid_unknow
     eps: float = 1e-8
     """Added to the variance, above 0."""
     needs_siblings: ClassVar[bool] = True
+    """A lone episode has nothing to be compared with."""
 
     def __post_init__(self) -> None:
         _check_eps(self.eps)
