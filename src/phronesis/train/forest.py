@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
+from phronesis.data.traces import common_prefix
 from phronesis.records import Segment
 
 
@@ -89,15 +90,3 @@ def _branches(ordered: list[tuple[int, ...]], low: int, high: int, at: int) -> l
             ranges.append((start, i))
             start = i
     return ranges
-
-
-def common_prefix(a: Sequence[int], b: Sequence[int]) -> int:
-    """Length of the longest common prefix.
-
-    >>> common_prefix([1, 2, 3], [1, 2, 4, 5])
-    2
-    """
-    n = min(len(a), len(b))
-    if a[:n] == b[:n]:
-        return n
-    return next(i for i in range(n) if a[i] != b[i])
