@@ -5,6 +5,7 @@ Compared are the final weights, every metric but times and speeds, every episode
 
 from __future__ import annotations
 
+import json
 import shutil
 import subprocess
 import sys
@@ -123,6 +124,19 @@ def test_another_config_is_not_resumed(reference, tmp_path):
         job.run(config(groups=3), folder, resume=True)
     with pytest.raises(RunFolderError, match="no run"):
         job.run(config(), tmp_path / "absent", resume=True)
+
+
+def test_a_lost_evaluation_before_training_is_made_again_with_the_first_weights(reference, tmp_path):
+    folder = shutil.copytree(reference[0], tmp_path / "run")
+    known = json.loads((folder / "phases.json").read_text())
+    (folder / "phases.json").write_text(json.dumps({k: v for k, v in known.items() if not k.startswith("heldout_before")}))
+    job.run(config(), folder, resume=True)
+    again = json.loads((folder / "phases.json").read_text())
+    assert again["heldout_before"] == known["heldout_before"] != known["heldout_after"]
+    shutil.rmtree(next((folder / "checkpoints").glob("step-*0")))
+    (folder / "phases.json").unlink()
+    with pytest.raises(RunFolderError, match="the evaluation before training is missing"):
+        job.run(config(), folder, resume=True)
 
 
 def test_damaged_folders_are_told(reference, tmp_path):

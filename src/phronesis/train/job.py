@@ -20,7 +20,7 @@ from phronesis.data.sources import SpecTasks
 from phronesis.data.traces import encode_all
 from phronesis.env import EnvSpec
 from phronesis.envs import registry
-from phronesis.errors import ConfigError
+from phronesis.errors import ConfigError, RunFolderError
 from phronesis.evals.run import EvalSummary, donors, evaluate, evaluate_swapped
 from phronesis.models import checkpoint as model_files
 from phronesis.models.decoder import Decoder
@@ -138,7 +138,7 @@ class _Job:
     async def run(self) -> Summary:
         """All phases in order."""
         policy, start = await self._seat()
-        await self._evaluate("before", policy)
+        await self._evaluate("before", self._untrained() if start and self._lacks("before") else policy)
         await self._train(policy, start)
         await self._evaluate("after", policy)
         if self.config.evaluation.swapped and self.config.evaluation.tasks:
@@ -172,6 +172,26 @@ class _Job:
             policy = seat(self.config, tokenizer, decoder)  # version 0 starts reinforcement learning; version = steps done
         self._save(policy, 0)
         return policy, 0
+
+    def _lacks(self, when: str) -> bool:
+        """Whether an evaluation of that time is still to be made."""
+        chosen = self.config.evaluation
+        names = [f"heldout_{when}", *([f"heldout_{when}_greedy"] if chosen.greedy else [])]
+        return chosen.tasks > 0 and not all(self.phases.has(name) for name in names)
+
+    def _untrained(self) -> Seat:
+        """The policy of step 0, for an evaluation that a resumed run finds missing.
+
+        Raises:
+            RunFolderError: its checkpoint is gone.
+        """
+        first = checkpoint.load(checkpoint.steps(self.folder)[0])
+        if first.manifest.step != 0:
+            raise RunFolderError(
+                "the evaluation before training is missing from phases.json, and so is the checkpoint of step 0 to make it with; "
+                "restore either of them, or start over in another folder"
+            )
+        return seat(self.config, load_tokenizer(self.folder / TOKENIZER), first.decoder)
 
     async def _make(self) -> tuple[PreTrainedTokenizerBase, Decoder, Demonstrations]:
         model = self.config.model
