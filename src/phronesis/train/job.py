@@ -188,7 +188,7 @@ class _Job:
         first = checkpoint.load(checkpoint.steps(self.folder)[0])
         if first.manifest.step != 0:
             raise RunFolderError(
-                "the evaluation before training is missing from phases.json, and so is the checkpoint of step 0 to make it with; "
+                "the evaluation before training is missing from phases.json, and so is the checkpoint of step 0; "
                 "restore either of them, or start over in another folder"
             )
         return seat(self.config, load_tokenizer(self.folder / TOKENIZER), first.decoder)
