@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from types import ModuleType
 
-from phronesis.conformance import advantages, critic, metrics
+from phronesis.conformance import advantages, corrections, credit, critic, metrics, objectives
 from phronesis.conformance.case import Case
 from phronesis.errors import ConfigError
 
-MODULES: Sequence[ModuleType] = (advantages, metrics, critic)
+MODULES: Sequence[ModuleType] = (advantages, credit, metrics, critic, objectives, corrections)
 """Modules that hold a ``TABLE`` of formula ids."""
 
 

@@ -124,3 +124,13 @@ def measure_mismatch(
     )
     log_sum, abs_sum, k3_sum, rho_sum, rho_squared_sum, max_abs, above = cast("list[float]", parts.tolist())  # pyright: ignore[reportUnknownMemberType]
     return Mismatch(float(raw_N.numel()), log_sum, abs_sum, k3_sum, rho_sum, rho_squared_sum, max_abs, above)
+
+
+def perplexity_ratio(logp_old_N: Tensor, logp_infer_N: Tensor, sequence_N: Tensor, sequences: int) -> Tensor:
+    """``exp(mean infer - mean old)`` of each sequence `[S]`: the learner's perplexity over the sampler's; NaN without tokens.
+
+    infer [-1, -2], old [-1.1, -2.1]: 1.105171.   Formula [ppl-ratio], where the metric is the mean over sequences.
+    """
+    gap_N = logp_infer_N - logp_old_N
+    sums_S = gap_N.new_zeros(sequences).index_add(0, sequence_N, gap_N)
+    return (sums_S / torch.bincount(sequence_N, minlength=sequences)).exp()
