@@ -40,7 +40,6 @@ from phronesis.losses import (
     covariance,
     effective_size,
     entropy,
-    is_fresh,
     log_ratio,
     lr_factor,
     m2_keep,
@@ -100,12 +99,6 @@ def _sapo(params: Params) -> SAPOLoss:
 
 def _dis(params: Params) -> DISLoss:
     return DISLoss(eps_low=params.number("eps_low", 0.3), eps_high=params.number("eps_high", 5.0))
-
-
-def _ratio(inputs: Inputs, params: Params) -> Expected:
-    infer, old, theta = (vector(inputs.numbers(name)) for name in ("infer", "old", "theta"))
-    pairs = {"rho": (old, infer), "r": (theta, old), "r_d": (theta, infer)}
-    return {name: log_ratio(a, b).exp() for name, (a, b) in pairs.items()}
 
 
 def _two_sided(inputs: Inputs, params: Params) -> Expected:
@@ -187,11 +180,6 @@ def _prox(inputs: Inputs, params: Params) -> Expected:
 def _capacity(inputs: Inputs, params: Params) -> Expected:
     names = ("batch", "eta", "version", "accepted", "running", "max_concurrent")
     return {"capacity": capacity(**{name: inputs.integer(name) for name in names})}
-
-
-def _staleness(inputs: Inputs, params: Params) -> Expected:
-    current, tau = inputs.integer("current"), params.integer("tau")
-    return {"keep": [is_fresh([int(v) for v in row], current, tau) for row in inputs.rows("versions")]}
 
 
 def _m2po(inputs: Inputs, params: Params) -> Expected:
@@ -341,7 +329,6 @@ def _agg_trajectory(inputs: Inputs, params: Params) -> Expected:
 
 
 TABLE: Mapping[str, Case] = {
-    "ratio": _ratio,
     "ppo": _coef(_ppo),
     "dual-clip": _coef(lambda params: _ppo(params, params.number("dual", 3.0))),
     "gppo": _coef(_gppo),
@@ -356,7 +343,6 @@ TABLE: Mapping[str, Case] = {
     "decoupled": _decoupled,
     "prox-approx": _prox,
     "capacity": _capacity,
-    "staleness": _staleness,
     "m2po": _m2po,
     "dppo-tv": _dppo,
     "tv-sym": _tv_sym,
