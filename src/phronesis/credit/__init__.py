@@ -3,19 +3,42 @@
 from phronesis.credit.advantages import (
     AnyBaseline,
     Baseline,
+    BestOnly,
     GroupMean,
     GroupStandard,
     LeaveOneOut,
+    MaxRL,
     NoBaseline,
+    best_only,
     dr_grpo,
     grpo,
     leave_one_out,
+    max_rl,
 )
 from phronesis.credit.archer import archer_advantages, archer_targets
+from phronesis.credit.arpo import ARPOCredit, branching
+from phronesis.credit.aspo import ASPOCredit
+from phronesis.credit.batchwide import GDPOCredit, GPGCredit, LitePPOCredit, by_group, gdpo, gpg, lite_ppo, z_scores
 from phronesis.credit.build import CreditConfig, build
+from phronesis.credit.cells import CellCredit, HierarchicalCredit, by_cell, hierarchical
+from phronesis.credit.counterfactual import CounterfactualCredit, loo_counterfactual
+from phronesis.credit.earl import EARLCredit, ToolGains, earl_advantages
+from phronesis.credit.enumeration import expected_gradient
 from phronesis.credit.gae import GAECredit, SAOCredit, gae, gae_skip, lambda_len
 from phronesis.credit.gigpo import GiGPOCredit
+from phronesis.credit.hindsight import HCACredit, HindsightCredit, SelfDistilledCredit, hca
+from phronesis.credit.igpo import IGPOCredit
+from phronesis.credit.lengths import LengthPenaltyCredit, OPOCredit, opo, penalised
+from phronesis.credit.montecarlo import SPOChainCredit, VinePPOCredit, spo_chain, vineppo
+from phronesis.credit.mt_grpo import MTGRPOCredit
+from phronesis.credit.optimal import OptimalTokenCredit, optimal_token, otb
+from phronesis.credit.plans import PlanCredit, two_levels
 from phronesis.credit.poad import POADCredit, ntpo, poad
+from phronesis.credit.potential import PotentialCredit, shaping
+from phronesis.credit.remax import ReMaxCredit, remax
+from phronesis.credit.returns import reward_to_go, token_returns
+from phronesis.credit.rewardflow import RewardFlowCredit, graph_values
+from phronesis.credit.role_baselines import RoleBaselineCredit, RoleBaselines, rae
 from phronesis.credit.rule import (
     ComparesSiblings,
     CreditRule,
@@ -31,52 +54,141 @@ from phronesis.credit.rule import (
     spread_tokens,
     value_of,
 )
+from phronesis.credit.search import StepPair, puct, step_pairs
+from phronesis.credit.selection import is_fresh, keep_probability, repair, repair_group
+from phronesis.credit.shapley import ShapleyCredit
+from phronesis.credit.side import PartJudge, TokenJudge, TurnJudge
+from phronesis.credit.stepwise import SPAECredit, VSRMCredit, spae, vsrm
 from phronesis.credit.trajectory import TrajectoryCredit, episode_advantages
+from phronesis.credit.tree import TreeCredit, sibling_advantages, tree_value
 from phronesis.credit.turn_gae import TurnGAECredit, turn_gae
 from phronesis.credit.turns import INITIAL_STATE, TurnReturnCredit, discounted_returns, turn_advantages
+from phronesis.credit.uncertainty import CriticalCredit, EMPGCredit, SELAURCredit, empg
+from phronesis.credit.whitening import ReinforcePPBaselineCredit, ReinforcePPCredit, reinforce_pp, whiten
 
 __all__ = [
     "INITIAL_STATE",
+    "ARPOCredit",
+    "ASPOCredit",
     "AnyBaseline",
     "Baseline",
+    "BestOnly",
+    "CellCredit",
     "ComparesSiblings",
+    "CounterfactualCredit",
     "CreditConfig",
     "CreditRule",
+    "CriticalCredit",
+    "EARLCredit",
+    "EMPGCredit",
     "GAECredit",
+    "GDPOCredit",
+    "GPGCredit",
     "GiGPOCredit",
     "GroupMean",
     "GroupStandard",
+    "HCACredit",
+    "HierarchicalCredit",
+    "HindsightCredit",
+    "IGPOCredit",
     "LeaveOneOut",
+    "LengthPenaltyCredit",
+    "LitePPOCredit",
+    "MTGRPOCredit",
+    "MaxRL",
     "Members",
     "NeedsValues",
     "NoBaseline",
+    "OPOCredit",
+    "OptimalTokenCredit",
     "POADCredit",
+    "PartJudge",
+    "PlanCredit",
+    "PotentialCredit",
+    "ReMaxCredit",
+    "ReinforcePPBaselineCredit",
+    "ReinforcePPCredit",
     "Rerun",
+    "RewardFlowCredit",
+    "RoleBaselineCredit",
+    "RoleBaselines",
     "SAOCredit",
+    "SELAURCredit",
+    "SPAECredit",
+    "SPOChainCredit",
+    "SelfDistilledCredit",
     "Settles",
+    "ShapleyCredit",
+    "StepPair",
+    "TokenJudge",
     "TokenValues",
+    "ToolGains",
     "TrajectoryCredit",
+    "TreeCredit",
     "TurnGAECredit",
+    "TurnJudge",
     "TurnReturnCredit",
+    "VSRMCredit",
     "Values",
+    "VinePPOCredit",
     "archer_advantages",
     "archer_targets",
+    "best_only",
+    "branching",
     "build",
+    "by_cell",
+    "by_group",
     "discounted_returns",
     "dr_grpo",
+    "earl_advantages",
+    "empg",
     "episode_advantages",
+    "expected_gradient",
     "gae",
     "gae_skip",
+    "gdpo",
+    "gpg",
+    "graph_values",
     "grpo",
+    "hca",
+    "hierarchical",
+    "is_fresh",
+    "keep_probability",
     "lambda_len",
     "leave_one_out",
+    "lite_ppo",
+    "loo_counterfactual",
+    "max_rl",
     "members",
     "ntpo",
+    "opo",
+    "optimal_token",
+    "otb",
+    "penalised",
     "poad",
+    "puct",
+    "rae",
+    "reinforce_pp",
+    "remax",
+    "repair",
+    "repair_group",
+    "reward_to_go",
     "sampled_values",
+    "shaping",
+    "sibling_advantages",
+    "spae",
+    "spo_chain",
     "spread",
     "spread_tokens",
+    "step_pairs",
+    "token_returns",
+    "tree_value",
     "turn_advantages",
     "turn_gae",
+    "two_levels",
     "value_of",
+    "vineppo",
+    "vsrm",
+    "whiten",
+    "z_scores",
 ]

@@ -3,17 +3,81 @@
 from __future__ import annotations
 
 from phronesis.config import import_path
+from phronesis.credit.arpo import ARPOCredit
+from phronesis.credit.aspo import ASPOCredit
+from phronesis.credit.batchwide import GDPOCredit, GPGCredit, LitePPOCredit
+from phronesis.credit.cells import CellCredit, HierarchicalCredit
+from phronesis.credit.counterfactual import CounterfactualCredit
+from phronesis.credit.earl import EARLCredit
 from phronesis.credit.gae import GAECredit, SAOCredit
 from phronesis.credit.gigpo import GiGPOCredit
+from phronesis.credit.hindsight import HCACredit, HindsightCredit, SelfDistilledCredit
+from phronesis.credit.igpo import IGPOCredit
+from phronesis.credit.lengths import LengthPenaltyCredit, OPOCredit
+from phronesis.credit.montecarlo import SPOChainCredit, VinePPOCredit
+from phronesis.credit.mt_grpo import MTGRPOCredit
+from phronesis.credit.optimal import OptimalTokenCredit
+from phronesis.credit.plans import PlanCredit
 from phronesis.credit.poad import POADCredit
+from phronesis.credit.potential import PotentialCredit
+from phronesis.credit.remax import ReMaxCredit
+from phronesis.credit.rewardflow import RewardFlowCredit
+from phronesis.credit.role_baselines import RoleBaselineCredit
 from phronesis.credit.rule import CreditRule
+from phronesis.credit.shapley import ShapleyCredit
+from phronesis.credit.stepwise import SPAECredit, VSRMCredit
 from phronesis.credit.trajectory import TrajectoryCredit
+from phronesis.credit.tree import TreeCredit
 from phronesis.credit.turn_gae import TurnGAECredit
 from phronesis.credit.turns import TurnReturnCredit
+from phronesis.credit.uncertainty import CriticalCredit, EMPGCredit, SELAURCredit
+from phronesis.credit.whitening import ReinforcePPBaselineCredit, ReinforcePPCredit
 from phronesis.errors import ConfigError
 
-CreditConfig = TrajectoryCredit | TurnReturnCredit | GiGPOCredit | GAECredit | SAOCredit | TurnGAECredit | POADCredit
-"""The built-in rules, told apart by their tag in configs. Each is its own rule."""
+CreditConfig = (
+    TrajectoryCredit
+    | TurnReturnCredit
+    | GiGPOCredit
+    | GAECredit
+    | SAOCredit
+    | TurnGAECredit
+    | POADCredit
+    | ARPOCredit
+    | ASPOCredit
+    | CounterfactualCredit
+    | EARLCredit
+    | HCACredit
+    | HindsightCredit
+    | SelfDistilledCredit
+    | IGPOCredit
+    | SPOChainCredit
+    | VinePPOCredit
+    | MTGRPOCredit
+    | PlanCredit
+    | PotentialCredit
+    | RewardFlowCredit
+    | ShapleyCredit
+    | SPAECredit
+    | VSRMCredit
+    | TreeCredit
+    | CriticalCredit
+    | EMPGCredit
+    | SELAURCredit
+    | GDPOCredit
+    | GPGCredit
+    | LitePPOCredit
+    | CellCredit
+    | HierarchicalCredit
+    | LengthPenaltyCredit
+    | OPOCredit
+    | OptimalTokenCredit
+    | ReMaxCredit
+    | RoleBaselineCredit
+    | ReinforcePPBaselineCredit
+    | ReinforcePPCredit
+)
+"""The built-in rules, told apart by their tag in configs. Each is its own rule, but for `RoleBaselineCredit`, which makes one
+that remembers."""
 
 
 def build(choice: CreditConfig | str) -> CreditRule:
@@ -29,6 +93,8 @@ def build(choice: CreditConfig | str) -> CreditRule:
     >>> build("phronesis.credit.gigpo:GiGPOCredit") == GiGPOCredit()
     True
     """
+    if isinstance(choice, RoleBaselineCredit):
+        return choice.begin()
     if not isinstance(choice, str):
         return choice
     found = import_path(choice)
