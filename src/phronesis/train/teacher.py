@@ -1,0 +1,81 @@
+"""A frozen teacher: another decoder that says how likely it finds what the policy sampled."""
+
+from __future__ import annotations
+
+from typing import cast
+
+import torch
+
+from phronesis.credit.distillation import NeedsTeacher
+from phronesis.credit.rule import CreditRule, TokenValues, members
+from phronesis.errors import ConfigError
+from phronesis.models import checkpoint
+from phronesis.models.decoder import Decoder
+from phronesis.records import Batch, Credit, EpisodeGroup
+from phronesis.train.batching import BatchConfig, build_batch
+from phronesis.train.packed import pack
+from phronesis.train.scoring import Precision, score
+from phronesis.train.splitting import split
+
+_EVERYTHING = BatchConfig(drop_silent=False)
+
+
+class Teacher:
+    """Scores the sampled tokens of groups, on packed segments as the learner does. See `TeacherScores`."""
+
+    def __init__(self, decoder: Decoder, *, max_tokens: int = 16384, precision: Precision = "fp32"):
+        self.decoder, self.max_tokens = decoder, max_tokens
+        self.precision: Precision = precision
+
+    def __call__(self, group: EpisodeGroup) -> dict[int, TokenValues]:
+        """Nats of every token of the episodes that count, at the temperature it was sampled with; 0 at forced tokens.
+
+        Raises:
+            TrainingError: an episode's records contradict one another.
+        """
+        kept = members(group, compared=False)
+        zeros = [tuple((0.0,) * len(t.completion) for t in e.turns) for e in group.episodes]
+        values = tuple(zeros[i] if i in kept.kept else None for i in range(len(group.episodes)))
+        batch = build_batch([group], [Credit(group=group.id, values=values, reasons=kept.reasons)], _EVERYTHING)
+        found = {i: [list(row) for row in zeros[i]] for i in kept.kept}
+        places = {group.episodes[i].id: i for i in kept.kept}
+        for (episode, turn), logprobs in self._scores(batch).items():
+            sampled = group.episodes[places[batch.episodes[episode]]].turns[turn].sampled
+            given = iter(logprobs)
+            found[places[batch.episodes[episode]]][turn] = [next(given) if s else 0.0 for s in sampled]
+        return {i: tuple(tuple(row) for row in rows) for i, rows in found.items()}
+
+    def _scores(self, batch: Batch) -> dict[tuple[int, int], list[float]]:
+        """Per (index into `Batch.episodes`, turn), the sampled tokens' log-probabilities in order."""
+        found: dict[tuple[int, int], list[float]] = {}
+        if not batch.trained_tokens:
+            return found
+        for part in split(batch, self.max_tokens):
+            packed = pack(part, self.decoder.device)
+            with torch.no_grad():
+                logp_K = score(self.decoder, packed, precision=self.precision).logp_K
+            columns = (packed.sequence_K, packed.turn_K, logp_K)
+            episodes, turns, logprobs = (cast("list[float]", c.tolist()) for c in columns)  # pyright: ignore[reportUnknownMemberType]
+            for episode, turn, logprob in zip(episodes, turns, logprobs, strict=True):
+                found.setdefault((int(episode), int(turn)), []).append(logprob)
+        return found
+
+
+def taught(rule: CreditRule, student: Decoder) -> CreditRule:
+    """The rule with the teacher it names, loaded and frozen; a rule that needs none is returned as it is.
+
+    Raises:
+        ConfigError: no teacher is named, or its vocabulary is not the student's.
+        CheckpointError: it cannot be loaded.
+    """
+    if not isinstance(rule, NeedsTeacher):
+        return rule
+    if not rule.teacher:
+        raise ConfigError("credit.teacher is empty; name the checkpoint directory of the model to learn from")
+    decoder = checkpoint.load(rule.teacher).requires_grad_(False).to(student.device)
+    if decoder.config.vocab_size != student.config.vocab_size:
+        raise ConfigError(
+            f"the teacher knows {decoder.config.vocab_size} ids, the student {student.config.vocab_size}; on-policy "
+            "distillation compares token by token, so both must share one tokenizer"
+        )
+    return rule.with_teacher(Teacher(decoder))
