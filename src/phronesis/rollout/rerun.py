@@ -90,6 +90,10 @@ class Reruns:
             raise AllFaulted(f"all {n} re-runs of {episode.id!r} from turn {turn} faulted; the first: {cause}")
         return tuple(rewards)
 
+    def progress(self) -> str:
+        """What has been played so far, in words."""
+        return f"{self.episodes} re-runs finished; {self.stage.waits()}"
+
     def metrics(self) -> dict[str, float]:
         """What it has cost so far, under metric keys; empty when nothing was re-run."""
         if not self.episodes:

@@ -2,7 +2,7 @@
 
 ``step-00000012/`` is an ordinary Hugging Face model directory (weights, config, and the tokenizer's files if given) with
 two more files: ``learner.pt`` (optimiser and schedule) and ``checkpoint.json`` (step, sources, counters and the SHA-256 of
-every other file, checked on loading).
+every other file, checked on loading). A run with a critic adds ``critic.pt``: its weights, optimiser and steps.
 
 A folder is written as ``.saving-step-00000012`` and renamed when it is complete and on the disk. Where a checkpoint of that
 step exists, it is first renamed to ``.saving-old-step-00000012``, which counts as the checkpoint of its step until the new
@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from hashlib import sha256
 from pathlib import Path
 from pickle import UnpicklingError
@@ -27,10 +27,12 @@ from safetensors import SafetensorError
 from phronesis.errors import CheckpointError, ConfigError
 from phronesis.models import checkpoint as model_files
 from phronesis.models.decoder import Decoder
+from phronesis.train.critic import Critic
 from phronesis.train.learner import Learner
 
 MANIFEST = "checkpoint.json"
 LEARNER = "learner.pt"
+CRITIC = "critic.pt"
 _PREFIX = "step-"
 _HIDDEN = ".saving-"
 _OLD = ".saving-old-"
@@ -62,6 +64,8 @@ class Checkpoint(NamedTuple):
     """The model, in float32."""
     learner: dict[str, Any]
     """What `Learner.restore` takes."""
+    critic: dict[str, Any] | None = None
+    """What `Critic.restore` takes; None where the run has no critic."""
 
 
 def save(
@@ -73,6 +77,7 @@ def save(
     beside: Sequence[Path] = (),
     keep: int | None = 2,
     spare: Collection[int] = (),
+    critic: Critic | None = None,
 ) -> Path:
     """Writes a checkpoint and removes the oldest ones.
 
@@ -84,6 +89,7 @@ def save(
         beside: files to copy along, e.g. the tokenizer's, so that the folder is usable on its own.
         keep: how many of the newest checkpoints to keep, at least 1; None keeps all.
         spare: steps whose checkpoints are kept in any case and do not count, e.g. the first.
+        critic: saved whole, where there is one.
 
     Returns:
         The checkpoint's folder. A checkpoint of the same step is replaced.
@@ -98,7 +104,8 @@ def save(
     try:
         folder.mkdir(parents=True, exist_ok=True)
         tidy(folder)
-        _write(draft, decoder, learner, manifest, beside)
+        states = {LEARNER: learner.state()} | ({} if critic is None else {CRITIC: critic.state()})
+        _write(draft, decoder, states, manifest, beside)
         _publish(draft, target)
         if keep is not None:
             spared = {_name(step) for step in spare}
@@ -130,14 +137,17 @@ def tidy(folder: Path) -> None:
         shutil.rmtree(stale)
 
 
-def _write(draft: Path, decoder: Decoder, learner: Learner, manifest: Manifest, beside: Sequence[Path]) -> None:
+def _write(
+    draft: Path, decoder: Decoder, states: Mapping[str, dict[str, Any]], manifest: Manifest, beside: Sequence[Path]
+) -> None:
     """Fills a new folder and puts it on the disk."""
     draft.mkdir()
     model_files.save(decoder, draft)
     for path in beside:
         shutil.copyfile(path, draft / path.name)
     try:
-        torch.save(learner.state(), draft / LEARNER)
+        for name, state in states.items():
+            torch.save(state, draft / name)
     except RuntimeError as error:  # how torch reports a failed write
         raise _WriteError(str(error)) from error
     names = sorted(p.name for p in draft.iterdir())
@@ -193,11 +203,16 @@ def load(path: Path) -> Checkpoint:
         for name, digest in manifest.files.items():
             if _digest(path / name) != digest:
                 raise _corrupt(path, f"{name!r} differs from what was written")
-        learner = cast("dict[str, Any]", torch.load(path / LEARNER, map_location="cpu", weights_only=True))
+        learner = _state(path / LEARNER)
+        critic = _state(path / CRITIC) if CRITIC in manifest.files else None
         decoder = model_files.load(path)
     except (OSError, msgspec.DecodeError, UnpicklingError, RuntimeError) as error:
         raise _corrupt(path, f"{type(error).__name__}: {error}") from error
-    return Checkpoint(manifest, decoder, learner)
+    return Checkpoint(manifest, decoder, learner, critic)
+
+
+def _state(path: Path) -> dict[str, Any]:
+    return cast("dict[str, Any]", torch.load(path, map_location="cpu", weights_only=True))
 
 
 def latest(folder: Path) -> Path | None:

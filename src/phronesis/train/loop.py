@@ -11,15 +11,18 @@ import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
-from phronesis.credit.rule import CreditRule, Settles
+from phronesis.credit.rule import CreditRule
 from phronesis.env import TaskSource
 from phronesis.log import Heartbeat
 from phronesis.policy import Versioned
 from phronesis.records import Episode, EpisodeGroup
 from phronesis.rollout.play import Stage, check_played, play_groups
+from phronesis.rollout.rerun import Reruns
 from phronesis.store.run import RunWriter
 from phronesis.train.batching import build_batch
 from phronesis.train.config import RunConfig
+from phronesis.train.crediting import assign
+from phronesis.train.critic import Critic
 from phronesis.train.learner import Learner
 from phronesis.train.measures import alarm, episode_metrics, silence, update_metrics
 
@@ -44,6 +47,12 @@ class Loop:
     """Where everything is written."""
     after_step: Callable[[int, dict[str, float]], Awaitable[None]]
     """Called with the number of finished steps and the step's metrics: progress, checkpoints, evaluation."""
+    critic: Critic | None = None
+    """For credit rules over values; learns beside the policy."""
+
+    def heartbeat(self, step: int, what: str) -> Heartbeat:
+        """Says why, whenever something takes long."""
+        return Heartbeat(what, listener=lambda why, waited: self.run.event("heartbeat", why, step=step, waited=waited))
 
 
 async def train(loop: Loop, start: int = 0) -> None:
@@ -58,9 +67,9 @@ async def train(loop: Loop, start: int = 0) -> None:
         began = time.monotonic()
         groups = await play_step(loop, step)
         played = time.monotonic()
-        credits = [await loop.credit.assign(group) for group in groups]
-        if isinstance(loop.credit, Settles):  # statistics over the whole step
-            credits = loop.credit.settle(groups, credits)
+        reruns = Reruns(loop.stage, concurrency=config.concurrency)
+        assigning = assign(loop.credit, groups, reruns, loop.critic)
+        credits, extra, warming = await loop.heartbeat(step, "credit").watch(assigning, reruns.progress)
         for group in groups:
             loop.source.report(group.task, group)
         update = loop.learner.update(build_batch(groups, credits, config.batch))
@@ -68,12 +77,12 @@ async def train(loop: Loop, start: int = 0) -> None:
             loop.stage.policy.advance()
         learned = time.monotonic()
 
-        metrics = episode_metrics(loop.stage.spec, groups, credits) | update_metrics(update)
+        metrics = episode_metrics(loop.stage.spec, groups, credits) | update_metrics(update) | extra
         metrics |= {"time/play": played - began, "time/learn": learned - played, "time/step": learned - began}
         metrics["speed/play_tokens"] = metrics["tokens/sampled"] / (played - began)
         metrics["speed/learn_tokens"] = update.computed_tokens / (learned - played)
         loop.run.metrics(step, metrics)
-        silent = 0 if update.steps else silent + 1
+        silent = 0 if update.steps or warming else silent + 1
         if silent and silent % config.silent_steps == 0:
             said = alarm(silent, groups)
             log.warning("%s", said)
@@ -88,9 +97,6 @@ async def play_step(loop: Loop, step: int) -> list[EpisodeGroup]:
     def reason() -> str:
         total = config.groups * config.group_size
         return f"step {step}: {finished} of {total} episodes finished; {loop.stage.waits()}"
-
-    def waited(why: str, seconds: float) -> None:
-        loop.run.event("heartbeat", why, step=step, waited=seconds)
 
     def store(episode: Episode) -> None:
         nonlocal finished
@@ -107,6 +113,6 @@ async def play_step(loop: Loop, step: int) -> list[EpisodeGroup]:
         concurrency=config.concurrency,
         on_episode=store,
     )
-    groups = await Heartbeat("play", listener=waited).watch(played, reason)
+    groups = await loop.heartbeat(step, "play").watch(played, reason)
     check_played(f"step {step}", [e for g in groups for e in g.episodes])
     return groups

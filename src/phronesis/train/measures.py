@@ -35,7 +35,9 @@ def episode_metrics(spec: EnvSpec, groups: Sequence[EpisodeGroup], credits: Sequ
 
 def silence(run: Run, start: int) -> int:
     """How many steps just before `start` had no signal, so that a resumed run does not forget its silence."""
-    quiet = {s.step for s in run.steps() if s.values.get("update/tokens") == 0.0} if start else set[int]()
+    if not start:
+        return 0
+    quiet = {s.step for s in run.steps() if s.values.get("update/tokens") == 0.0 and not s.values.get("critic/warmup")}
     return next(n for n in range(start + 1) if start - 1 - n not in quiet)
 
 

@@ -101,6 +101,25 @@ _DEFINED = (
         "nats",
         "Mean |difference| between the sampler's and the learner's log-probabilities.",
     ),
+    # re-runs and the critic
+    _metric(
+        "rerun/episodes", "episodes", "Continuations played from inside episodes for credit, faulted ones included.", "sum"
+    ),
+    _metric("rerun/tokens", "tokens", "Tokens sampled in those continuations; they are not in the sampled tokens.", "sum"),
+    _metric("rerun/env_steps", "steps", "Environment steps of those continuations, replayed prefixes included.", "sum"),
+    _metric("rerun/faults", "episodes", "Continuations that faulted; each was played again once, none became a reward.", "sum"),
+    _metric("critic/warmup", "share", "Is 1 while only the critic learns and the policy stays as it is."),
+    _metric("critic/loss", "loss", "Half squared error of the critic's values before it learned from the step."),
+    _metric("critic/grad_norm", "norm", "Euclidean norm of the critic's gradient before clipping."),
+    _metric("critic/lr", "per step", "Learning rate of the critic's update.", "last"),
+    _metric("critic/value_mean", "reward", "Mean return the critic expected at sampled tokens."),
+    _metric("critic/target_mean", "reward", "Mean return the critic learned towards."),
+    _metric("critic/clip_share", "share", "Share of sampled tokens whose value was clipped, in the last pass."),
+    _metric(
+        "critic/explained_variance",
+        "share of variance",
+        "Share of the targets' variance the values explain before learning: 1 perfect, 0 as good as a constant, below 0 worse.",
+    ),
     # supervised priming
     _metric("prime/loss", "nats", "Mean negative log-likelihood per target token of the supervised traces."),
     _metric("prime/accuracy", "share", "Share of target tokens whose most likely prediction is right."),

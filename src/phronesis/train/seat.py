@@ -20,6 +20,7 @@ from phronesis.rollout.limits import Sampling
 from phronesis.rollout.play import Stage
 from phronesis.seeding import stream
 from phronesis.train.config import RunConfig
+from phronesis.train.critic import Critic
 from phronesis.train.learner import Learner
 
 
@@ -37,6 +38,8 @@ class Seat:
     """Changes them."""
     engine: EmbeddedEngine
     """Samples from them."""
+    critic: Critic | None = None
+    """Expects returns; None where the run has no critic."""
 
     def stage(self, spec: EnvSpec, config: RunConfig, sampling: Sampling) -> Stage:
         """A stage on which this policy plays."""
@@ -75,4 +78,8 @@ def seat(config: RunConfig, tokenizer: PreTrainedTokenizerBase, decoder: Decoder
         seed=stream(config.seed, "learner", config.learner.seed),
         schedule=config.learner.schedule.over(config.updates),
     )
-    return Seat(tokenizer, chat, decoder, Learner(decoder, learning), engine)
+    judge = None
+    if config.critic is not None:
+        schedule = config.critic.schedule.over(config.steps * config.critic.epochs)
+        judge = Critic(decoder, replace(config.critic, schedule=schedule))
+    return Seat(tokenizer, chat, decoder, Learner(decoder, learning), engine, judge)

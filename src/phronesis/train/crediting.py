@@ -1,0 +1,79 @@
+"""One step's credit: the rule with everything it may ask for, and the critic that learns beside it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from phronesis.credit.rule import CreditRule, NeedsValues, Settles
+from phronesis.errors import ConfigError
+from phronesis.records import Credit, EpisodeGroup
+from phronesis.rollout.rerun import Reruns
+from phronesis.train.critic import Critic, CriticMetrics, withheld
+
+
+class Credited(NamedTuple):
+    """A step's credit and what it took."""
+
+    credits: list[Credit]
+    """One per group, in order."""
+    metrics: dict[str, float]
+    """Of re-runs and the critic; empty where there were none."""
+    warming: bool
+    """True while the critic warms up: no episode has credit."""
+
+
+async def assign(rule: CreditRule, groups: Sequence[EpisodeGroup], reruns: Reruns, critic: Critic | None) -> Credited:
+    """Assigns credit to all groups at once, so that their re-runs share the engine; then the critic learns.
+
+    Args:
+        rule: who earned the reward.
+        groups: all groups of the step.
+        reruns: for rules that play on from a prefix.
+        critic: for rules that need values; None when the run has none.
+
+    Raises:
+        ConfigError: a rule without use for the critic, or one that needs a critic and has none.
+    """
+    if critic is None:
+        return Credited(await _settled(rule, groups, reruns), reruns.metrics(), False)
+    if not isinstance(rule, NeedsValues):
+        raise unused_critic(rule)
+    look, ready = critic.look(groups), critic.ready
+    credits = await _settled(rule.with_values(look), groups, reruns)
+    metrics = reruns.metrics() | critic_metrics(critic.learn(look, rule.targets), warming=not ready)
+    return Credited(credits if ready else [withheld(g) for g in groups], metrics, not ready)
+
+
+async def _settled(rule: CreditRule, groups: Sequence[EpisodeGroup], reruns: Reruns) -> list[Credit]:
+    credits = list(await asyncio.gather(*(rule.assign(group, reruns) for group in groups)))
+    if isinstance(rule, Settles):  # statistics over the whole step
+        return rule.settle(groups, credits)
+    return credits
+
+
+def unused_critic(rule: CreditRule) -> ConfigError:
+    """Why a critic cannot stand beside a rule that never asks it."""
+    return ConfigError(
+        f"the run has a critic, but credit {type(rule).__name__!r} never asks for values; remove the [critic] section, or "
+        "choose a rule over values such as gae, turn_gae, poad or sao"
+    )
+
+
+def critic_metrics(learned: CriticMetrics | None, *, warming: bool) -> dict[str, float]:
+    """A critic's numbers under their metric keys; absent where nothing was learned."""
+    found = {"critic/warmup": float(warming)}
+    if learned is None:
+        return found
+    found |= {
+        "critic/loss": learned.loss,
+        "critic/grad_norm": learned.grad_norm,
+        "critic/lr": learned.lr,
+        "critic/value_mean": learned.value_mean,
+        "critic/target_mean": learned.target_mean,
+        "critic/clip_share": learned.clip_share,
+    }
+    if learned.explained_variance is not None:
+        found["critic/explained_variance"] = learned.explained_variance
+    return found
