@@ -47,6 +47,9 @@ BUILT_IN = (
     Listing("probe-copy", "phronesis.envs.probes:copy", _PROBE + "the best answer depends on the prompt"),
     Listing("probe-memory", "phronesis.envs.probes:memory", _PROBE + "the answer is asked for one turn later"),
     Listing("probe-recovery", "phronesis.envs.probes:recovery", _PROBE + "late reward after a look-up that fails first"),
+    Listing(
+        "probe-bifurcation", "phronesis.envs.bifurcation:bifurcation", _PROBE + "one decisive turn among many, known which"
+    ),
 )
 """Environments that come with the package."""
 
