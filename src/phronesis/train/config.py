@@ -16,6 +16,7 @@ from phronesis.errors import ConfigError, GroupTooSmall
 from phronesis.models.tiny import TinyModel
 from phronesis.rollout.limits import Limits, Sampling
 from phronesis.train.batching import BatchConfig
+from phronesis.train.critic import CriticConfig
 from phronesis.train.learner import LearnerConfig
 from phronesis.train.supervised import SupervisedConfig
 
@@ -91,6 +92,8 @@ class RunConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Episodes per task, at least 1."""
     credit: CreditConfig | str = TrajectoryCredit()
     """Who earned the reward; a built-in rule or an import path ``package.module:rule``."""
+    critic: CriticConfig | None = None
+    """Who expects the return before every token, for credit rules over values (gae, turn_gae, poad, sao); None means nobody."""
     batch: BatchConfig = BatchConfig()
     """What of a step's episodes is learned from."""
     learner: LearnerConfig = LearnerConfig()
@@ -111,7 +114,8 @@ class RunConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     @property
     def updates(self) -> int:
         """Optimiser steps of the whole run, where every step has something to learn from."""
-        return self.steps * self.learner.epochs * self.learner.minibatches
+        steps = self.steps if self.critic is None else max(self.steps - self.critic.warmup, 0)
+        return steps * self.learner.epochs * self.learner.minibatches
 
     def validate(self) -> None:
         """Refuses combinations that cannot work.
@@ -139,6 +143,10 @@ class RunConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
             raise ConfigError(
                 "group_size 1 with a baseline from the group: an episode has no siblings to be compared with, so every "
                 f"advantage would be 0; set group_size to 2 or more, or {_without_siblings(self.credit)}"
+            )
+        if self.critic is not None and self.steps and self.critic.warmup >= self.steps:
+            raise ConfigError(
+                f"critic.warmup {self.critic.warmup!r} leaves none of the {self.steps!r} steps to the policy; lower it"
             )
         if self.groups * self.group_size % self.learner.minibatches:
             raise ConfigError(

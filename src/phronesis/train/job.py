@@ -34,6 +34,7 @@ from phronesis.store.index import Where
 from phronesis.store.run import Run, RunWriter
 from phronesis.train import checkpoint
 from phronesis.train.config import EnvChoice, RunConfig
+from phronesis.train.crediting import check_critic
 from phronesis.train.loop import Loop, train
 from phronesis.train.phases import Phases
 from phronesis.train.priming import Demonstrations, demonstrations, make_tokenizer
@@ -88,7 +89,7 @@ def check(config: RunConfig, spec: EnvSpec) -> None:
     """Refuses, before anything is written, what would only fail after priming or playing.
 
     Raises:
-        ConfigError: priming without demonstrations, or a credit rule that cannot be built.
+        ConfigError: priming without demonstrations, a credit rule that cannot be built, or one whose critic is missing or idle.
         UnknownName: a split the environment lacks.
     """
     if config.prime is not None and spec.demonstrate is None:
@@ -96,7 +97,7 @@ def check(config: RunConfig, spec: EnvSpec) -> None:
     SpecTasks(spec, "train", config.seed)
     if config.evaluation.tasks:
         SpecTasks(spec, "heldout", config.seed)
-    credit.build(config.credit)
+    check_critic(credit.build(config.credit), config.critic)
 
 
 class _Look:
@@ -157,6 +158,8 @@ class _Job:
             step = loaded.manifest.step
             policy = seat(self.config, load_tokenizer(self.folder / TOKENIZER), loaded.decoder, version=step)
             policy.learner.restore(loaded.learner)
+            if policy.critic is not None and loaded.critic is not None:
+                policy.critic.restore(loaded.critic)
             self.source.restore(loaded.manifest.source)
             log.info("continuing from step %d of %d", step, self.config.steps)
             return policy, step
@@ -247,6 +250,7 @@ class _Job:
             learner=policy.learner,
             run=self.writer,
             after_step=after_step,
+            critic=policy.critic,
         )
         await train(loop, start)
         self._took("train", began)
@@ -336,4 +340,5 @@ class _Job:
             beside=tokenizer_files,
             keep=self.config.keep_checkpoints,
             spare=(0, self.config.steps),
+            critic=policy.critic,
         )
