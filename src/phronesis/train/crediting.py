@@ -7,10 +7,11 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from phronesis.credit.rule import CreditRule, NeedsValues, Settles
+from phronesis.credit.valued import needs_critic
 from phronesis.errors import ConfigError
 from phronesis.records import Credit, EpisodeGroup
 from phronesis.rollout.rerun import Reruns
-from phronesis.train.critic import Critic, CriticMetrics, withheld
+from phronesis.train.critic import Critic, CriticConfig, CriticMetrics, withheld
 
 
 class Credited(NamedTuple):
@@ -34,12 +35,11 @@ async def assign(rule: CreditRule, groups: Sequence[EpisodeGroup], reruns: Rerun
         critic: for rules that need values; None when the run has none.
 
     Raises:
-        ConfigError: a rule without use for the critic, or one that needs a critic and has none.
+        ConfigError: see `check_critic`.
     """
-    if critic is None:
+    check_critic(rule, critic)
+    if critic is None or not isinstance(rule, NeedsValues):
         return Credited(await _settled(rule, groups, reruns), reruns.metrics(), False)
-    if not isinstance(rule, NeedsValues):
-        raise unused_critic(rule)
     look, ready = critic.look(groups), critic.ready
     credits = await _settled(rule.with_values(look), groups, reruns)
     metrics = reruns.metrics() | critic_metrics(critic.learn(look, rule.targets), warming=not ready)
@@ -53,12 +53,20 @@ async def _settled(rule: CreditRule, groups: Sequence[EpisodeGroup], reruns: Rer
     return credits
 
 
-def unused_critic(rule: CreditRule) -> ConfigError:
-    """Why a critic cannot stand beside a rule that never asks it."""
-    return ConfigError(
-        f"the run has a critic, but credit {type(rule).__name__!r} never asks for values; remove the [critic] section, or "
-        "choose a rule over values such as gae, turn_gae, poad or sao"
-    )
+def check_critic(rule: CreditRule, critic: CriticConfig | Critic | None) -> None:
+    """Refuses a critic no rule asks, and a rule that asks a critic there is not.
+
+    Raises:
+        ConfigError: either.
+    """
+    name = type(rule).__name__
+    if critic is None and isinstance(rule, NeedsValues):
+        raise needs_critic(name)
+    if critic is not None and not isinstance(rule, NeedsValues):
+        raise ConfigError(
+            f"the run has a critic, but credit {name!r} never asks for values; remove the [critic] section, or choose a rule "
+            "over values: gae, turn_gae, poad or sao"
+        )
 
 
 def critic_metrics(learned: CriticMetrics | None, *, warming: bool) -> dict[str, float]:
