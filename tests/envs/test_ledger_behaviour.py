@@ -36,18 +36,18 @@ def test_a_worked_conversation():
     entries = {"jade": "balance 4", "onyx": "double"}
     books = Books(entries=entries, renamed={"opal": "jade"}, busy=("onyx",), asked=("opal", "onyx"))
     told = talk(books, PERFECT)
-    assert [what for _, what in told] == ["opal", "jade", "onyx", "onyx", "8"]
+    assert [what for _, what in told] == ["opal", "jade", "onyx", "onyx", "1"]
     first, *_, last = (thought for thought, _ in told)
     assert "0" in first and '"opal"' in first and '"onyx"' in first
-    assert "8" in last and "onyx" not in last
+    assert "1" in last and "onyx" not in last
     lazy = talk(books, Habits(retry=0.0, follow=0.0, slip=0.0, forget=0.0, check=0.0))
     assert [what for _, what in lazy] == ["opal", "onyx", "0"]
     careful = talk(books, Habits(retry=1.0, follow=1.0, slip=0.0, forget=0.0, check=1.0))
-    assert len(careful) == 6 and careful[-1][1] == "8"
+    assert len(careful) == 6 and careful[-1][1] == "1"
     forgetful = talk(books, Habits(retry=1.0, follow=1.0, slip=0.0, forget=1.0, check=0.0))
     assert forgetful[-1][1] in ("0", "4")
     off = talk(books, Habits(retry=1.0, follow=1.0, slip=1.0, forget=0.0, check=0.0))
-    assert off[-1][1] in ("5", "7", "9", "1")  # 3 or 5 instead of 4, doubled, and one off again
+    assert off[-1][1] in ("5", "0", "2", "4")  # 3 or 5 instead of 4, doubled to 6 or 3, and one off again
 
 
 def test_the_perfect_keeper_is_always_right():

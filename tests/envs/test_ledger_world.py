@@ -22,12 +22,12 @@ from phronesis.errors import ConfigError
 from phronesis.records import Episode, EpisodeGroup, Failure, Stop, Task, say
 
 WORKED = Books(
-    entries={"jade": "balance 8", "onyx": "add 7", "ruby": "double"},
+    entries={"jade": "balance 4", "onyx": "add 5", "ruby": "double"},
     renamed={"opal": "jade"},
     busy=("opal", "onyx"),
     asked=("opal", "zinc", "onyx"),
 )
-"""opal is jade's old name, zinc does not exist: 8, nothing, and 7 more make 15, of which the book keeps 5."""
+"""opal is jade's old name, zinc does not exist: 4, nothing, and 5 more make 9, of which the book keeps 2."""
 
 
 def worked(books=WORKED):
@@ -43,33 +43,33 @@ def lookup(name, n=0):
 
 
 def test_worked_books():
-    assert WORKED.answer == 5
-    assert question(WORKED.asked) == 'Start with "opal", then post "zinc" and "onyx". Give the last digit.'
-    assert question(WORKED.asked[:2]) == 'Start with "opal", then post "zinc". Give the last digit.'
+    assert WORKED.answer == 2
+    assert question(WORKED.asked) == 'Start with "opal", then post "zinc" and "onyx". Give the check digit.'
+    assert question(WORKED.asked[:2]) == 'Start with "opal", then post "zinc". Give the check digit.'
     ledger = Ledger(WORKED)
     said = [ledger.lookup(n) for n in ("opal", "opal", "jade", "jade", "zinc", "onyx", "onyx", "ruby", "opal")]
     assert said == [
-        BUSY, 'renamed to "jade"', "balance 8", "balance 8", MISS, BUSY, "add 7", "double", 'renamed to "jade"'
+        BUSY, 'renamed to "jade"', "balance 4", "balance 4", MISS, BUSY, "add 5", "double", 'renamed to "jade"'
     ]  # fmt: skip
     assert ledger.calls == 9 and ledger.next_name is None
 
 
 @pytest.mark.parametrize(
     ("total", "entry", "after"),
-    [(0, "balance 7", 7), (7, "add 2", 9), (7, "add 5", 2), (4, "double", 8), (7, "double", 4), (6, MISS, 6), (6, None, 6)],
+    [(0, "balance 6", 6), (3, "add 2", 5), (6, "add 2", 1), (3, "double", 6), (6, "double", 5), (6, MISS, 6), (6, None, 6)],
 )
-def test_posting_keeps_one_digit(total, entry, after):
+def test_posting_keeps_the_remainder_by_seven(total, entry, after):
     assert post(total, entry) == after
 
 
 def test_the_order_of_posting_matters():
-    """2 + 3 doubled is 10, 2 doubled + 3 is 7; a plain sum would not tell them apart."""
+    """2 + 3 doubled is 10, which leaves 3; 2 doubled + 3 is 7, which leaves 0. A plain sum would not tell them apart."""
     entries = {"jade": "balance 2", "onyx": "add 3", "ruby": "double"}
     told = [
         Books(entries=entries, renamed={}, busy=(), asked=asked).answer
         for asked in (("jade", "onyx", "ruby"), ("jade", "ruby", "onyx"))
     ]
-    assert told == [0, 7]
+    assert told == [3, 0]
 
 
 def test_the_oracle_asks_for_what_is_not_settled():
@@ -104,9 +104,9 @@ def test_an_episode_by_hand():
         await env.close()
         return replies
 
-    opening, *replies = asyncio.run(run(lookup("opal"), lookup("opal"), lookup("jade"), say("assistant", "8 + 7 = 15, so 5.")))
+    opening, *replies = asyncio.run(run(lookup("opal"), lookup("opal"), lookup("jade"), say("assistant", "4 + 5 = 9, so 2.")))
     assert [t.name for t in opening.tools] == ["lookup"] and opening.tools[0].parameters["required"] == ["name"]
-    assert [texts(r) for r in replies] == [[BUSY], ['renamed to "jade"'], ["balance 8"], []]
+    assert [texts(r) for r in replies] == [[BUSY], ['renamed to "jade"'], ["balance 4"], []]
     assert (replies[-1].reward, replies[-1].done, replies[-1].metrics) == (1.0, True, {"lookups": 3.0})
     assert asyncio.run(run(say("assistant", "12")))[-1].reward == 0.0
     both = asyncio.run(run(act(call("lookup", {"name": "zinc"}), call("lookup", {"name": "ruby"}, n=1))))[-1]
@@ -132,14 +132,14 @@ def judged(*said, stop=Stop.completed, failure=None):
 
 
 def test_the_rubric_reads_the_last_message_alone():
-    right = judged(lookup("opal"), say("assistant", "it is 5"))
-    assert right.value == 1.0 and right.components[0].answer == "5"
-    assert right.components[0].explanation == "answered 5; the total is 5"
-    assert judged(say("assistant", "5"), lookup("opal"), stop=Stop.max_turns).value == 0.0
-    assert judged(say("assistant", "hm")).components[0].explanation == "no answer; the total is 5"
+    right = judged(lookup("opal"), say("assistant", "it is 2"))
+    assert right.value == 1.0 and right.components[0].answer == "2"
+    assert right.components[0].explanation == "answered 2; the total is 2"
+    assert judged(say("assistant", "2"), lookup("opal"), stop=Stop.max_turns).value == 0.0
+    assert judged(say("assistant", "hm")).components[0].explanation == "no answer; the total is 2"
     assert judged(stop=Stop.context).value == 0.0
     failure = Failure(where="env.step", kind="X", message="")
-    assert judged(say("assistant", "5"), stop=Stop.env_fault, failure=failure).value is None
+    assert judged(say("assistant", "2"), stop=Stop.env_fault, failure=failure).value is None
 
 
 @pytest.fixture(scope="module")
@@ -167,7 +167,7 @@ def test_tasks_are_what_they_say(tasks):
         assert re.findall(r'"(\w+)"', found.messages[0].text) == list(books.asked)
         held = [books.entries.get(books.renamed.get(name, name), MISS) for name in books.asked]
         assert re.fullmatch(r"balance \d|no such account", held[0])
-        assert all(re.fullmatch(r"add [123]|double|no such account", entry) for entry in held[1:])
+        assert all(re.fullmatch(r"add [12]|double|no such account", entry) for entry in held[1:])
         missing[found.difficulty] += any(books.renamed.get(n, n) not in books.entries for n in books.asked)
     assert missing[1.0] == missing[2.0] == 0 and missing[3.0] > 100 and missing[4.0] > 100
     assert {t.difficulty for t in tasks["train"][:60]} == set(levels)
@@ -178,8 +178,8 @@ def test_no_constant_answer_beats_what_chance_promises():
     """The promise is checked on the tasks of the default dials; four standard errors of room."""
     spec = make()
     answers = [spec.task("heldout", i).payload["answer"] for i in range(3000)]
-    most = max(answers.count(digit) for digit in range(10)) / len(answers)
-    assert set(answers) == set(range(10))
+    most = max(answers.count(digit) for digit in range(7)) / len(answers)
+    assert set(answers) == set(range(7))
     assert abs(most - spec.chance_reward) < 4 * (spec.chance_reward / len(answers)) ** 0.5
 
 
@@ -188,7 +188,7 @@ def test_the_same_index_is_the_same_task(tasks):
     assert [task(again, "train", i) for i in range(20)] == tasks["train"][:20]
 
 
-@pytest.mark.parametrize("dials", [{}, {"min_difficulty": 4, "max_difficulty": 4, "busy": 1.0}, {"busy": 0.0, "max_amount": 9}])
+@pytest.mark.parametrize("dials", [{}, {"min_difficulty": 4, "max_difficulty": 4, "busy": 1.0}, {"busy": 0.0, "max_amount": 6}])
 def test_the_contract_holds_under_any_dials(dials):
     report = asyncio.run(check(registry.get("ledger", dials)))
     assert report.ok, render(report)
@@ -200,7 +200,7 @@ def test_the_contract_holds_under_any_dials(dials):
     [
         ({"min_difficulty": 0}, "1 <= min_difficulty <= max_difficulty <= 4"),
         ({"min_difficulty": 3, "max_difficulty": 2}, "got 3 and 2"),
-        ({"max_amount": 10}, r"max_amount must be in \[1, 9\], got 10"),
+        ({"max_amount": 7}, r"max_amount must be in \[1, 6\], got 7"),
         ({"busy": 1.5}, r"busy must be in \[0, 1\], got 1.5"),
         ({"habits": {"retry": "often"}}, "argument 'habits' is {'retry': 'often'}: Expected `float`"),
         ({"habits": {"rtry": 0.5}}, "the habits are retry, follow"),

@@ -33,7 +33,7 @@ def quickstart() -> RunConfig:
         ),
         limits=Limits(max_turns=14, max_turn_tokens=48),
         prime=PrimeConfig(
-            demonstrations=4000,
+            demonstrations=5000,
             supervised=SupervisedConfig(
                 batch_tokens=1000,
                 optimizer=MuonConfig(lr=0.03, rest=AdamWConfig(lr=5e-3)),
@@ -41,7 +41,7 @@ def quickstart() -> RunConfig:
                 final=0.05,
             ),
         ),
-        steps=60,
+        steps=70,
         groups=8,
         group_size=8,
         credit=GiGPOCredit(omega=1.0, gamma=1.0),
@@ -59,9 +59,9 @@ def quickstart() -> RunConfig:
 def quickstart_nothink() -> RunConfig:
     """`quickstart` without think blocks: the same tasks, demonstrations and sampled tokens, and nowhere to keep a total.
 
-    An episode without thoughts samples about 70 tokens instead of 130, so there are 110 steps instead of 60.
+    An episode without thoughts samples about 70 tokens instead of 115, so there are 120 steps instead of 70.
     """
-    base, steps = quickstart(), 110
+    base, steps = quickstart(), 120
     return replace(
         base,
         name="quickstart-nothink",

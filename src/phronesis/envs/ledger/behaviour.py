@@ -13,7 +13,7 @@ import re
 
 from msgspec import Struct
 
-from phronesis.envs.ledger.tasks import post
+from phronesis.envs.ledger.tasks import MODULUS, post
 from phronesis.records import Message, TextPart, ToolCall
 
 ENTRIES = ("balance", "add", "double")
@@ -81,7 +81,7 @@ class Bookkeeper:
         self._left.pop(0)
         self._total = post(self._total, reply)
         if reply.startswith(ENTRIES) and self._source.random() < self._habits.slip:
-            self._total = (self._total + self._source.choice((-1, 1))) % 10
+            self._total = (self._total + self._source.choice((-1, 1))) % MODULUS
 
     def _speak(self) -> Message:
         left = " ".join(f'"{name}"' for name in self._left)

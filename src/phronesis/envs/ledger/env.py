@@ -134,7 +134,7 @@ async def demonstrate(dials: Dials, habits: Habits, index: int, seed: int) -> Co
 def make(
     min_difficulty: int = 1,
     max_difficulty: int = 3,
-    max_amount: int = 3,
+    max_amount: int = 2,
     busy: float = 0.15,
     habits: dict[str, float] | None = None,
 ) -> EnvSpec:

@@ -1,14 +1,14 @@
 """Ledger tasks: which accounts a question names, what the books say of them, and what a running total becomes.
 
 The first account named holds a balance, the others entries to post, in the order asked: "add 2" or "double". The book
-keeps one digit, so each step is a small table to look up, while several steps at once are a composition that has no
+keeps a check digit, so each step is a small table to look up, while several steps at once are a composition that has no
 short cut. That is what makes a written total worth its tokens.
 
 A task is generated from (split, index) alone. Its content key hashes the books and the question; the key, not the index,
 decides the split, so no held-out problem can occur in training.
 
 >>> question(["amber", "jade", "onyx"])
-'Start with "amber", then post "jade" and "onyx". Give the last digit.'
+'Start with "amber", then post "jade" and "onyx". Give the check digit.'
 """
 
 from __future__ import annotations
@@ -29,6 +29,11 @@ NAMES = (
 """Account names."""
 
 
+MODULUS = 7
+"""The book keeps the check digit of a total, its remainder by seven, as airline tickets do. Seven is odd, so doubling maps
+digits one to one and no digit is a good guess."""
+
+
 class Dials(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """How hard the tasks are."""
 
@@ -36,8 +41,8 @@ class Dials(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Easiest level drawn, from 1: two accounts, no redirect."""
     max_difficulty: int = 3
     """Hardest level drawn, up to 4: see `books`."""
-    max_amount: int = 3
-    """Largest number of an "add" entry, in [1, 9]."""
+    max_amount: int = 2
+    """Largest number of an "add" entry, in [1, 6]."""
     busy: float = 0.15
     """Chance that the first look-up of an account answers "busy", in [0, 1]."""
 
@@ -48,24 +53,24 @@ class Dials(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
                 "ledger needs 1 <= min_difficulty <= max_difficulty <= 4, "
                 f"got {self.min_difficulty!r} and {self.max_difficulty!r}"
             )
-        if not 1 <= self.max_amount <= 9:
-            raise ConfigError(f"ledger max_amount must be in [1, 9], got {self.max_amount!r}")
+        if not 1 <= self.max_amount < MODULUS:
+            raise ConfigError(f"ledger max_amount must be in [1, 6], got {self.max_amount!r}")
         if not 0 <= self.busy <= 1:
             raise ConfigError(f"ledger busy must be in [0, 1], got {self.busy!r}")
 
 
 def post(total: int, entry: str | None) -> int:
-    """The running digit after one entry; None, a missing account, changes nothing.
+    """The check digit after one entry; None, a missing account, changes nothing.
 
-    >>> post(0, "balance 7"), post(7, "add 5"), post(7, "double"), post(7, None)
-    (7, 2, 4, 7)
+    >>> post(0, "balance 6"), post(6, "add 2"), post(6, "double"), post(6, None)
+    (6, 1, 5, 6)
     """
     kind, _, number = (entry or "").partition(" ")
     match kind:
         case "balance" | "add":
-            return (total + int(number)) % 10
+            return (total + int(number)) % MODULUS
         case "double":
-            return total * 2 % 10
+            return total * 2 % MODULUS
         case _:
             return total
 
@@ -74,7 +79,7 @@ class Books(Struct, frozen=True, kw_only=True):
     """What the database of one task holds."""
 
     entries: dict[str, str]
-    """What every account that exists holds: "balance 7", "add 2" or "double"."""
+    """What every account that exists holds: "balance 6", "add 2" or "double"."""
     renamed: dict[str, str]
     """Old name to new name; new names exist in `entries`."""
     busy: tuple[str, ...]
@@ -84,7 +89,7 @@ class Books(Struct, frozen=True, kw_only=True):
 
     @property
     def answer(self) -> int:
-        """The digit after all the asked names in order, redirects followed, missing accounts changing nothing."""
+        """The check digit after all the asked names in order, redirects followed, missing accounts changing nothing."""
         total = 0
         for name in self.asked:
             total = post(total, self.entries.get(self.renamed.get(name, name)))
@@ -104,14 +109,14 @@ def question(names: list[str] | tuple[str, ...]) -> str:
     """The question in words; at least two names."""
     first, *rest = [f'"{name}"' for name in names]
     posted = f"{', '.join(rest[:-1])} and {rest[-1]}" if len(rest) > 1 else rest[0]
-    return f"Start with {first}, then post {posted}. Give the last digit."
+    return f"Start with {first}, then post {posted}. Give the check digit."
 
 
 def books(source: random.Random, difficulty: int, dials: Dials) -> Books:
     """Random books for one difficulty level.
 
     Level 1 names 2 accounts; 2 names 2, one of them renamed; 3 names 3, sometimes a missing one; 4 names 4, two of them
-    renamed, sometimes a missing one. A balance is a digit; an entry doubles in one case of three, else adds.
+    renamed, sometimes a missing one. A balance is a check digit; an entry doubles in one case of three, else adds.
     """
     asked_n, redirects = {1: (2, 0), 2: (2, 1), 3: (3, 0), 4: (4, 2)}[difficulty]
     names = source.sample(NAMES, asked_n + redirects + 4)
@@ -133,7 +138,7 @@ def books(source: random.Random, difficulty: int, dials: Dials) -> Books:
 
 def _entry(source: random.Random, dials: Dials, opens: bool) -> str:
     if opens:
-        return f"balance {source.randrange(10)}"
+        return f"balance {source.randrange(MODULUS)}"
     return "double" if source.random() < 1 / 3 else f"add {source.randint(1, dials.max_amount)}"
 
 
