@@ -41,7 +41,7 @@ def vineppo(returns: Sequence[Sequence[float]], rewards: Sequence[float], gamma:
         gamma: discount per step, in [0, 1].
     """
     values = tuple(sum(row) / len(row) for row in returns)
-    after = (*values[1:], 0.0)
+    after = (*values[1:], 0.0)[: len(values)]
     return StepValues(values, tuple(r + gamma * n - v for r, n, v in zip(rewards, after, values, strict=True)))
 
 
