@@ -16,7 +16,7 @@ class Interval(NamedTuple):
     high: float
 
 
-def wilson(successes: float, n: int, z: float = Z95) -> Interval:
+def wilson(successes: float, n: float, z: float = Z95) -> Interval:
     """Wilson score interval of a success probability.   Formula [wilson].
 
     (p + z²/2n ± z √(p(1-p)/n + z²/4n²)) / (1 + z²/n) with p = successes / n. It stays inside [0, 1] and is sensible at
@@ -28,7 +28,7 @@ def wilson(successes: float, n: int, z: float = Z95) -> Interval:
 
     Args:
         successes: number of successes, in [0, n]; a fraction is allowed for partial credit.
-        n: number of trials; 0 gives the whole of [0, 1].
+        n: number of trials; 0 gives the whole of [0, 1]; a fraction is allowed for counts that fade.
         z: normal quantile of the two-sided interval.
 
     Raises:
