@@ -66,3 +66,20 @@ class Reversed:
         credit = await TrajectoryCredit(baseline=GroupMean()).assign(group)
         turned = tuple(v and tuple(tuple(-a for a in row) for row in v) for v in credit.values)
         return type(credit)(group=credit.group, values=turned, reasons=credit.reasons, zero_variance=credit.zero_variance)
+
+
+class Sometimes:
+    """Rewards by the group's number: in every third one members differ, the others pay the same to everybody."""
+
+    async def score(self, group):
+        number = int(group.id.rpartition("-")[2])
+        found = []
+        for m, episode in enumerate(group.episodes):
+            score = float(m % 2) if number % 3 == 0 else 0.5
+            found.append(Reward() if episode.stop.is_fault else Reward(components=(Component(name="some", score=score),)))
+        return found
+
+
+def sometimes() -> EnvSpec:
+    """A world of which every third group teaches something."""
+    return replace(copy(), rubric=Sometimes())

@@ -205,6 +205,7 @@ async def play_groups(
     name: str,
     step: int | None = None,
     stream_name: str | None = None,
+    first: int = 0,
     concurrency: int = 256,
     on_episode: Callable[[Episode], None] | None = None,
 ) -> list[EpisodeGroup]:
@@ -214,6 +215,7 @@ async def play_groups(
         seed: the run's seed; member m of group g gets ``stream(seed, stream_name, step, g, m)``, with -1 for no step.
         name: what the episodes are for, e.g. ``train`` or ``heldout_after``; part of their ids.
         stream_name: names the seeds, so that two plays with other names can share them; None means `name`.
+        first: number of the first group, for a step that plays several times.
         concurrency: most episodes in flight.
         on_episode: called with each scored episode as its group finishes.
     """
@@ -221,20 +223,19 @@ async def play_groups(
     at = "" if step is None else f"-{step}"
 
     async def member(g: int, m: int) -> Episode:
-        ticket = Ticket(
-            id=f"{name}{at}-{g}-{m}", task=tasks[g], seed=stream(seed, stream_name or name, -1 if step is None else step, g, m),
-            group=f"{name}{at}-{g}", step=step,
-        )  # fmt: skip
+        own = stream(seed, stream_name or name, -1 if step is None else step, g, m)
+        group = f"{name}{at}-{g}"
+        ticket = Ticket(id=f"{group}-{m}", task=tasks[g - first], seed=own, group=group, step=step)
         async with gate:
             return await play(stage, ticket)
 
     async def group(g: int) -> EpisodeGroup:
         episodes = await asyncio.gather(*(member(g, m) for m in range(size)))
-        finished = EpisodeGroup(id=f"{name}{at}-{g}", task=tasks[g], episodes=tuple(episodes))
+        finished = EpisodeGroup(id=f"{name}{at}-{g}", task=tasks[g - first], episodes=tuple(episodes))
         scored = await score(stage.spec, finished, stage.limits.rubric_seconds)
         for episode in scored.episodes:
             if on_episode is not None:
                 on_episode(episode)
         return scored
 
-    return list(await asyncio.gather(*(group(g) for g in range(len(tasks)))))
+    return list(await asyncio.gather(*(group(first + i) for i in range(len(tasks)))))

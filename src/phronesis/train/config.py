@@ -17,6 +17,7 @@ from phronesis.models.tiny import TinyModel
 from phronesis.rollout.limits import Limits, Sampling
 from phronesis.train.batching import BatchConfig
 from phronesis.train.critic import CriticConfig
+from phronesis.train.dynamic import DynamicConfig
 from phronesis.train.learner import LearnerConfig
 from phronesis.train.supervised import SupervisedConfig
 
@@ -90,6 +91,8 @@ class RunConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Tasks per step, at least 1."""
     group_size: int = 8
     """Episodes per task, at least 1."""
+    dynamic: DynamicConfig | None = None
+    """Replace groups whose episodes all earned the same (DAPO); None learns from what comes."""
     credit: CreditConfig | str = TrajectoryCredit()
     """Who earned the reward; a built-in rule or an import path ``package.module:rule``."""
     critic: CriticConfig | None = None

@@ -23,6 +23,7 @@ from phronesis.train.batching import build_batch
 from phronesis.train.config import RunConfig
 from phronesis.train.crediting import assign
 from phronesis.train.critic import Critic
+from phronesis.train.dynamic import Sampled, sample
 from phronesis.train.learner import Learner
 from phronesis.train.measures import alarm, episode_metrics, silence, update_metrics
 
@@ -65,19 +66,21 @@ async def train(loop: Loop, start: int = 0) -> None:
     config, silent = loop.config, silence(loop.run, start)
     for step in range(start, config.steps):
         began = time.monotonic()
-        groups = await play_step(loop, step)
+        sampled = await play_step(loop, step)
+        groups = sampled.groups
         played = time.monotonic()
         reruns = Reruns(loop.stage, concurrency=config.concurrency)
         assigning = assign(loop.credit, groups, reruns, loop.critic)
         credits, extra, warming = await loop.heartbeat(step, "credit").watch(assigning, reruns.progress)
-        for group in groups:
+        for group in sampled.played:
             loop.source.report(group.task, group)
         update = loop.learner.update(build_batch(groups, credits, config.batch))
         if isinstance(loop.stage.policy, Versioned):
             loop.stage.policy.advance()
         learned = time.monotonic()
 
-        metrics = episode_metrics(loop.stage.spec, groups, credits) | update_metrics(update) | extra
+        extra |= sampled.metrics() if config.dynamic is not None else {}
+        metrics = episode_metrics(loop.stage.spec, sampled.played, credits) | update_metrics(update) | extra
         metrics |= {"time/play": played - began, "time/learn": learned - played, "time/step": learned - began}
         metrics["speed/play_tokens"] = metrics["tokens/sampled"] / (played - began)
         metrics["speed/learn_tokens"] = update.computed_tokens / (learned - played)
@@ -90,29 +93,26 @@ async def train(loop: Loop, start: int = 0) -> None:
         await loop.after_step(step + 1, metrics)
 
 
-async def play_step(loop: Loop, step: int) -> list[EpisodeGroup]:
+async def play_step(loop: Loop, step: int) -> Sampled:
     """The step's groups, played and scored; every episode is stored as soon as its group is done."""
-    config, finished = loop.config, 0
+    config, episodes, begun = loop.config, list[Episode](), 0
 
     def reason() -> str:
-        total = config.groups * config.group_size
-        return f"step {step}: {finished} of {total} episodes finished; {loop.stage.waits()}"
+        return f"step {step}: {len(episodes)} of {begun} episodes finished; {loop.stage.waits()}"
 
     def store(episode: Episode) -> None:
-        nonlocal finished
-        finished += 1
+        episodes.append(episode)
         loop.run.append(episode)
 
-    played = play_groups(
-        loop.stage,
-        loop.source.draw(config.groups),
-        size=config.group_size,
-        seed=config.seed,
-        name="train",
-        step=step,
-        concurrency=config.concurrency,
-        on_episode=store,
-    )
-    groups = await loop.heartbeat(step, "play").watch(played, reason)
-    check_played(f"step {step}", [e for g in groups for e in g.episodes])
-    return groups
+    async def play(n: int, first: int) -> list[EpisodeGroup]:
+        nonlocal begun
+        begun += n * config.group_size
+        groups = await play_groups(
+            loop.stage, loop.source.draw(n), size=config.group_size, seed=config.seed, name="train", step=step, first=first,
+            concurrency=config.concurrency, on_episode=store,
+        )  # fmt: skip
+        check_played(f"step {step}", episodes)
+        return groups
+
+    playing = sample(play, config.groups, 1 if config.dynamic is None else config.dynamic.max_rounds)
+    return await loop.heartbeat(step, "play").watch(playing, reason)

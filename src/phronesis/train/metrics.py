@@ -29,6 +29,15 @@ _DEFINED = (
     _metric("signal/zero_variance", "share", "Share of groups whose rewards are all equal, so that they teach nothing."),
     _metric("signal/groups", "groups", "Groups that reached the update with a signal.", "sum"),
     _metric("signal/dropped", "episodes", "Episodes left out of the update: faults, unscored, or no signal.", "sum"),
+    _metric(
+        "signal/rounds", "rounds", "Rounds of play in a step with dynamic sampling; at its bound, tasks are too easy or hard."
+    ),
+    _metric(
+        "signal/replaced",
+        "groups",
+        "Groups that were played and left out by dynamic sampling since all their episodes earned the same.",
+        "sum",
+    ),
     # what it does
     _metric("episode/count", "episodes", "Episodes played in the step.", "sum"),
     _metric("episode/turns", "turns", "Mean number of policy calls per episode."),
