@@ -12,6 +12,7 @@ from phronesis.losses.aggregation import (
     TurnMeanTokenMean,
     aggregate,
 )
+from phronesis.losses.asynchrony import capacity
 from phronesis.losses.clipping import (
     GPPOLoss,
     TwoSidedLoss,
@@ -60,6 +61,7 @@ from phronesis.losses.entropy import (
     entropy,
 )
 from phronesis.losses.inputs import (
+    AS_CONFIGURED,
     Coefficients,
     LossInputs,
     LossOutput,
@@ -152,10 +154,6 @@ from phronesis.losses.soft_gate import (
     SAPOLoss,
     sapo,
 )
-from phronesis.losses.staleness import (
-    capacity,
-    is_fresh,
-)
 from phronesis.losses.step_apo import (
     StepAPOLoss,
     step_apo_loss,
@@ -194,6 +192,7 @@ from phronesis.losses.weighted import (
 )
 
 __all__ = [
+    "AS_CONFIGURED",
     "NO_MISMATCH",
     "Aggregation",
     "AggregationRule",
@@ -285,7 +284,6 @@ __all__ = [
     "gppo",
     "gspo",
     "ipo_loss",
-    "is_fresh",
     "jensen_shannon",
     "join",
     "kl_divergence",

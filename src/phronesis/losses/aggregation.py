@@ -79,6 +79,7 @@ class TurnMeanTokenMean(Struct, frozen=True, kw_only=True, forbid_unknown_fields
     """
 
     scope: ClassVar[Scope] = "sequence"
+    """A token's loss depends on its sequence."""
 
     def weights(self, inputs: LossInputs) -> Tensor:
         """``1 / (turns * tokens of the token's turn)``."""
@@ -93,6 +94,7 @@ class SequenceMeanTurnMean(Struct, frozen=True, kw_only=True, forbid_unknown_fie
     """
 
     scope: ClassVar[Scope] = "sequence"
+    """A token's loss depends on its sequence."""
 
     def weights(self, inputs: LossInputs) -> Tensor:
         """``1 / (sequences * turns of the token's sequence * tokens of its turn)``."""
@@ -107,6 +109,7 @@ class SequenceMeanTraceMean(Struct, frozen=True, kw_only=True, forbid_unknown_fi
     """
 
     scope: ClassVar[Scope] = "sequence"
+    """A token's loss depends on its sequence."""
 
     def weights(self, inputs: LossInputs) -> Tensor:
         """``1 / (sequences * contexts of the token's sequence * tokens of its context)``."""

@@ -67,6 +67,7 @@ class ClipCovLoss(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True,
     """As in clipped PPO, above 0."""
 
     scope: ClassVar[Scope] = "step"
+    """A token's loss depends on the whole step."""
 
     def __post_init__(self) -> None:
         check_eps("clip_cov", self.eps_low, self.eps_high)
@@ -99,6 +100,7 @@ class KLCovLoss(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, t
     """Strength of the penalty, at least 0."""
 
     scope: ClassVar[Scope] = "step"
+    """A token's loss depends on the whole step."""
 
     def __post_init__(self) -> None:
         if not (0.0 < self.fraction <= 1.0 and self.coef >= 0.0):

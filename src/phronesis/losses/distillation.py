@@ -3,6 +3,9 @@
 Only one number per token is needed of the teacher, so it may be any decoder with the same vocabulary. The teacher's stream
 carries no gradient. Losses on whole distributions are in `jsd.py`.
 
+Configured as objectives these losses need the credit rule ``opd`` with coef 1, whose credit is ``log teacher - log infer``: the
+teacher's stream is that plus the sampler's.
+
 Shapes: N tokens.
 """
 
@@ -11,9 +14,12 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import torch
+from msgspec import Struct
 from torch import Tensor
 
-from phronesis.losses.inputs import log_ratio
+from phronesis.errors import ConfigError
+from phronesis.losses.inputs import LossInputs, log_ratio
+from phronesis.losses.policy_gradient import TokenTerms, ppo_clip
 
 
 class MaskedDistillation(NamedTuple):
@@ -83,3 +89,79 @@ def sdar(logp_theta_N: Tensor, logp_teacher_N: Tensor, *, beta: float = 5.0, coe
     gap_N = logp_teacher_N.detach() - logp_theta_N
     gate_N = torch.sigmoid(beta * gap_N.detach())
     return GatedDistillation(coef * gate_N * gap_N, gate_N)
+
+
+def cross_stage(
+    logp_theta_N: Tensor, logp_old_N: Tensor, logp_teacher_N: Tensor, *, eps_low: float, eps_high: float
+) -> TokenTerms:
+    """Clipped PPO with the advantage `teacher_advantage`: the token loss of cross-stage distillation.
+
+    With the IcePop correction and sequence means it is the whole loss; teachers are the final checkpoints of earlier stages,
+    prompts their RL sets, one sample per prompt (batch 1024). theta, teacher -.8, -.2 at ratio 1.105: advantage .6, loss
+    -.663103.
+
+    Source: GLM-5, arXiv 2602.15763 section on cross-stage distillation; formula [xstage].
+    """
+    advantages_N = teacher_advantage(logp_theta_N, logp_teacher_N)
+    return ppo_clip(logp_theta_N, logp_old_N, advantages_N, eps_low=eps_low, eps_high=eps_high)
+
+
+def teacher_of(inputs: LossInputs) -> Tensor:
+    """The teacher's log-probabilities `[N]`, nats, where the credit is that of the rule ``opd`` with coef 1."""
+    return inputs.advantages_N + inputs.logp_infer_N
+
+
+class OPDMaskedLoss(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="opd_masked"):
+    """On-policy distillation that lets go of tokens already made rare; needs the credit rule ``opd``.   See `opd_masked`."""
+
+    delta: float = 0.2
+    """Largest fall in probability since sampling, in (0, 1]."""
+    kappa: float = 1e-3
+    """Strength of the pull towards the sampler, at least 0."""
+
+    def __post_init__(self) -> None:
+        if not 0.0 < self.delta <= 1.0 or not self.kappa >= 0.0:
+            raise ConfigError(f"opd_masked needs delta in (0, 1] and kappa >= 0, got {self.delta!r} and {self.kappa!r}")
+
+    def terms(self, inputs: LossInputs) -> TokenTerms:
+        """Applies `opd_masked`."""
+        teacher_N = teacher_of(inputs)
+        found = opd_masked(inputs.logp_theta_N, inputs.logp_infer_N, teacher_N, delta=self.delta, kappa=self.kappa)
+        return TokenTerms(found.loss_N, {"clip_low": ~found.keep_N})
+
+
+class SDARLoss(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="sdar"):
+    """Gated distillation; needs the credit rule ``opd``.   See `sdar`."""
+
+    beta: float = 5.0
+    """Steepness of the gate, at least 0."""
+    coef: float = 0.1
+    """Weight, above 0."""
+
+    def __post_init__(self) -> None:
+        if not self.beta >= 0.0 or not self.coef > 0.0:
+            raise ConfigError(f"sdar needs beta >= 0 and coef > 0, got {self.beta!r} and {self.coef!r}")
+
+    def terms(self, inputs: LossInputs) -> TokenTerms:
+        """Applies `sdar`."""
+        found = sdar(inputs.logp_theta_N, teacher_of(inputs), beta=self.beta, coef=self.coef)
+        return TokenTerms(found.loss_N, {"gate": found.gate_N})
+
+
+class CrossStageLoss(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="xstage"):
+    """Cross-stage distillation; needs the credit rule ``opd``, and the correction ``icepop``.   See `cross_stage`."""
+
+    eps_low: float = 0.2
+    """How far the ratio may fall below 1, in (0, 1)."""
+    eps_high: float = 0.28
+    """How far the ratio may rise above 1, above 0."""
+
+    def __post_init__(self) -> None:
+        if not 0.0 < self.eps_low < 1.0 or self.eps_high <= 0.0:
+            raise ConfigError(f"xstage needs 0 < eps_low < 1 and eps_high > 0, got {self.eps_low!r} and {self.eps_high!r}")
+
+    def terms(self, inputs: LossInputs) -> TokenTerms:
+        """Applies `cross_stage`."""
+        return cross_stage(
+            inputs.logp_theta_N, inputs.logp_old_N, teacher_of(inputs), eps_low=self.eps_low, eps_high=self.eps_high
+        )

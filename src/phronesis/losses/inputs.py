@@ -48,6 +48,10 @@ class Coefficients(NamedTuple):
     """Of the entropy bonus; None means as configured."""
 
 
+AS_CONFIGURED = Coefficients()
+"""No controller says anything."""
+
+
 class LossInputs(NamedTuple):
     """Flat tensors over N tokens; usually only trained ones, then `mask_N` is None."""
 
@@ -73,7 +77,7 @@ class LossInputs(NamedTuple):
     """Nats, a frozen reference; None when no loss asks for it. No gradient."""
     trace_N: Tensor | None = None
     """int64: which of its episode's separate contexts (sub-traces) each token belongs to; None means all to the first."""
-    coefficients: Coefficients = Coefficients()
+    coefficients: Coefficients = AS_CONFIGURED
     """What the learner's controllers say."""
 
     def cleaned(self) -> LossInputs:

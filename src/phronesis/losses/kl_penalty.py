@@ -50,6 +50,7 @@ class KLInLoss(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, ta
     """Moves `coef` during the run; None keeps it."""
 
     scope: ClassVar[Scope] = "token"
+    """A token's loss depends on itself."""
 
     def __post_init__(self) -> None:
         _positive(self.coef)

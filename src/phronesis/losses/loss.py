@@ -20,6 +20,7 @@ from phronesis.losses.corrections import combine, rejected
 from phronesis.losses.covariance import ClipCovLoss, KLCovLoss
 from phronesis.losses.decoupled import DecoupledPPOLoss
 from phronesis.losses.dft import DFTLoss
+from phronesis.losses.distillation import CrossStageLoss, OPDMaskedLoss, SDARLoss
 from phronesis.losses.entropy import EntropyTarget
 from phronesis.losses.inputs import LossInputs, LossOutput, Scope, log_ratio, masked_sum, widest
 from phronesis.losses.kl import kl_k1, kl_k2, kl_k3
@@ -42,6 +43,9 @@ AnyObjective = (
     | PPOClipLoss
     | SupervisedLoss
     | DFTLoss
+    | OPDMaskedLoss
+    | SDARLoss
+    | CrossStageLoss
     | GPPOLoss
     | TwoSidedLoss
     | CISPOLoss

@@ -47,6 +47,7 @@ class GeometricReject(Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     """Take left-out sequences out of the denominators too."""
 
     scope: ClassVar[Scope] = "step"
+    """A token's loss depends on the whole step."""
 
     def __post_init__(self) -> None:
         if not 0.0 < self.low <= self.high:
@@ -69,6 +70,7 @@ class Veto(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="v
     """Take left-out sequences out of the denominators too."""
 
     scope: ClassVar[Scope] = "step"
+    """A token's loss depends on the whole step."""
 
     def __post_init__(self) -> None:
         if not self.threshold > 0.0:
@@ -92,6 +94,7 @@ class K3Reject(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, ta
     """Take left-out sequences out of the denominators too."""
 
     scope: ClassVar[Scope] = "step"
+    """A token's loss depends on the whole step."""
 
     def __post_init__(self) -> None:
         if not self.threshold >= 0.0:
@@ -119,6 +122,7 @@ class K2Reject(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, ta
     """Take what is left out out of the denominators too."""
 
     scope: ClassVar[Scope] = "step"
+    """A token's loss depends on the whole step."""
 
     def __post_init__(self) -> None:
         if not self.threshold >= 0.0:
@@ -178,6 +182,7 @@ class TopEntropy(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, 
     """Take left-out tokens out of the denominators too."""
 
     scope: ClassVar[Scope] = "step"
+    """A token's loss depends on the whole step."""
 
     def __post_init__(self) -> None:
         if not 0.0 < self.share <= 1.0:

@@ -57,6 +57,7 @@ class M2POLoss(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, ta
     """Largest mean of (log r)² of a step, above 0."""
 
     scope: ClassVar[Scope] = "step"
+    """A token's loss depends on the whole step."""
 
     def __post_init__(self) -> None:
         if not self.tau > 0.0:

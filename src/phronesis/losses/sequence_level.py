@@ -100,6 +100,7 @@ class GSPOLoss(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, ta
     """How far it may rise above 1, above 0."""
 
     scope: ClassVar[Scope] = "sequence"
+    """A token's loss depends on its sequence."""
 
     def __post_init__(self) -> None:
         check_eps("gspo", self.eps_low, self.eps_high)
@@ -121,6 +122,7 @@ class LUSPOLoss(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, t
     """How far it may rise above 1, above 0."""
 
     scope: ClassVar[Scope] = "sequence"
+    """A token's loss depends on its sequence."""
 
     def __post_init__(self) -> None:
         check_eps("luspo", self.eps_low, self.eps_high)
@@ -138,6 +140,7 @@ class GMPOLoss(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, ta
     """Largest |log r| that counts, nats, above 0."""
 
     scope: ClassVar[Scope] = "sequence"
+    """A token's loss depends on its sequence."""
 
     def __post_init__(self) -> None:
         if not self.clip > 0.0:
@@ -161,6 +164,7 @@ class VESPOLoss(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, t
     """Decay in W for negative advantages."""
 
     scope: ClassVar[Scope] = "sequence"
+    """A token's loss depends on its sequence."""
 
     def terms(self, inputs: LossInputs) -> TokenTerms:
         """Applies `vespo`."""

@@ -71,6 +71,7 @@ class SequenceTIS(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True,
     """Numerator of rho."""
 
     scope: ClassVar[Scope] = "sequence"
+    """A token's loss depends on its sequence."""
 
     def __post_init__(self) -> None:
         _above("tis_seq cap", self.cap)
@@ -90,6 +91,7 @@ class SequenceMIS(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True,
     """Numerator of rho."""
 
     scope: ClassVar[Scope] = "sequence"
+    """A token's loss depends on its sequence."""
 
     def __post_init__(self) -> None:
         _above("tis_seq_mask cap", self.cap)

@@ -23,6 +23,8 @@ class Segment(Struct, frozen=True, kw_only=True):
     """`[L]`; 0 where the mask is False."""
     turns: tuple[int, ...]
     """`[L]`: turn of the episode each token belongs to, -1 where the mask is False."""
+    trace: int = 0
+    """Number of the root of the episode the segment descends from: episodes whose context was rebuilt have several."""
     episode: int
     """Index into `Batch.episodes`; -1 for a shared segment."""
     temperature: float = 1.0
@@ -44,6 +46,9 @@ class Batch(Struct, frozen=True, kw_only=True):
     """Trained tokens of the whole step: the denominator of token means. May count episodes that were left out."""
     total_sequences: int
     """Sequences of the whole step: the denominator of sequence means. May count episodes that were left out."""
+
+    total_turns: int = 0
+    """Turns of the whole step with a trained token: the denominator of turn means. May count episodes that were left out."""
 
     @property
     def tokens(self) -> int:

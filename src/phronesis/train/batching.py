@@ -65,12 +65,13 @@ def build_batch(groups: Sequence[EpisodeGroup], credits: Sequence[Credit], confi
     config = config or BatchConfig()
     dropped: Counter[str] = Counter()
     kept: list[_Member] = []
-    total_tokens = total_sequences = 0
+    total_tokens = total_sequences = total_turns = 0
     for member in _members(groups, credits, dropped):
         silent = config.drop_silent and not any(any(row) for row in member.values)
         if not silent or config.count_silent:
             total_tokens += member.tokens
             total_sequences += 1
+            total_turns += sum(any(t.sampled) for t in member.episode.turns)
         if silent:
             dropped["no_signal"] += 1
         else:
@@ -82,6 +83,7 @@ def build_batch(groups: Sequence[EpisodeGroup], credits: Sequence[Credit], confi
         sequence_tokens=tuple(m.tokens for m in kept),
         total_tokens=total_tokens,
         total_sequences=total_sequences,
+        total_turns=total_turns,
     )
 
 
@@ -174,13 +176,15 @@ class _Growth:
     def __init__(self, forest: Forest, member: _Member, index: int):
         self.forest, self.index = forest, index
         self.turns, self.values = member.episode.turns, member.values
+        self.trace = 0
         self.children: dict[int | None, list[int]] = {}
         for k, turn in enumerate(self.turns):
             self.children.setdefault(turn.parent, []).append(k)
 
     def grow_roots(self, anchors: dict[tuple[int, ...], Anchor]) -> None:
         """Adds every trajectory of the episode under its prompt."""
-        for k in self.children.get(None, []):
+        for trace, k in enumerate(self.children.get(None, [])):
+            self.trace = trace
             anchor = anchors[self.turns[k].context]
             self.grow(k, anchor.segment, anchor.rest)
 
@@ -213,6 +217,7 @@ class _Growth:
                     logprobs=tuple(logprobs),
                     advantages=tuple(advantages),
                     turns=tuple(turns),
+                    trace=self.trace,
                     episode=self.index,
                     temperature=temperature,
                 )

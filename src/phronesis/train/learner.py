@@ -8,23 +8,38 @@ weight changes. The first pass over a batch that is one optimiser step scores it
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from copy import deepcopy
 from math import isfinite
 from time import perf_counter
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import torch
 from msgspec import Struct
 from torch import Tensor
 
 from phronesis.errors import ConfigError, MismatchError, TrainingError
-from phronesis.losses import NO_MISMATCH, Loss, LossConfig, Mismatch, measure_mismatch
+from phronesis.losses import (
+    NO_MISMATCH,
+    Loss,
+    LossConfig,
+    LossInputs,
+    LossOutput,
+    Mismatch,
+    log_ratio,
+    lr_factor,
+    measure_mismatch,
+    sequence_weights,
+)
 from phronesis.models.decoder import Decoder
 from phronesis.records import Batch
 from phronesis.seeding import rng, stream
+from phronesis.train.control import Controller
 from phronesis.train.optimizer import AdamWConfig, Constant, OptimizerConfig, Schedule, Stepper
 from phronesis.train.packed import Packed, pack
-from phronesis.train.scoring import Entropy, Precision, score
+from phronesis.train.pulls import Whole, evaluate_whole, needs_whole
+from phronesis.train.results import StepResult, UpdateMetrics, merged, summary
+from phronesis.train.scoring import Entropy, Precision, Scores, score
 from phronesis.train.splitting import minibatches, split
 
 log = logging.getLogger(__name__)
@@ -55,6 +70,9 @@ class LearnerConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     """Log-probabilities the ratio refers to: recomputed at the start of the update, or as the sampler recorded them."""
     entropy: bool = False
     """Compute the exact entropy at trained tokens (needed for an entropy bonus; costs a pass over the logits)."""
+    step_size: Literal["scheduled", "effective"] = "scheduled"
+    """effective: the scheduled learning rate times sqrt(ESS / B), B sequences with weights theta / sampler (VCPO,
+    arXiv 2602.17616)."""
     mismatch_warn: float = 0.02
     """Nats: a larger |learner - sampler| log-probability of any token is logged as a warning."""
     mismatch_error: float = 0.5
@@ -68,76 +86,8 @@ class LearnerConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
                 raise ConfigError(f"{name} {getattr(self, name)!r} must be at least 1")
         if self.max_grad_norm is not None and self.max_grad_norm <= 0:
             raise ConfigError(f"max_grad_norm {self.max_grad_norm!r} must be above 0, or null for none")
-        if self.loss.entropy_bonus and not self.entropy:
-            raise ConfigError("an entropy bonus needs entropy = true for the learner")
-
-
-class UpdateMetrics(Struct, frozen=True, kw_only=True):
-    """What an update did. Means are over trained tokens, and over optimiser steps where there are several."""
-
-    loss: float
-    """The objective minimised."""
-    grad_norm: float
-    """Euclidean norm of the gradient before clipping."""
-    lr: float
-    """Learning rate of the last optimiser step."""
-    steps: int
-    """Optimiser steps done; 0 when the batch was empty and nothing changed."""
-    tokens: int
-    """Trained tokens."""
-    computed_tokens: int
-    """Tokens of the forward pass, each pass counted."""
-    kl_k1: float
-    """Nats, mean of log old - log theta."""
-    kl_k2: float
-    """Nats, half the mean squared log-ratio."""
-    kl_k3: float
-    """Nats, mean of r - 1 - log r."""
-    clip_share: float
-    """Share of tokens whose gradient the loss cut."""
-    ratio_max: float
-    """Largest theta / old probability ratio."""
-    entropy: float | None
-    """Nats, mean exact entropy at trained tokens; None when not computed."""
-    advantage_mean: float
-    """Mean advantage."""
-    advantage_std: float
-    """Population standard deviation of the advantage."""
-    mismatch_kl: float
-    """Nats, k3 divergence of the learner from the sampler before the update."""
-    mismatch_k1: float
-    """Nats, k1 estimate of the same."""
-    mismatch_max: float
-    """Nats, largest |learner - sampler| log-probability."""
-    mismatch_mean: float
-    """Nats, mean |learner - sampler| log-probability."""
-    mismatch_above: float
-    """Share of tokens above `mismatch_warn`."""
-    mismatch_ess: float
-    """Effective share of tokens under the weights learner / sampler."""
-    seconds: float
-    """Wall-clock time."""
-    shares: dict[str, float] = {}
-    """The loss's own shares by name, e.g. ``clip_high``."""
-
-
-class StepResult(NamedTuple):
-    """One optimiser step."""
-
-    loss: float
-    """The objective."""
-    grad_norm: float
-    """Before clipping."""
-    lr: float
-    """Learning rate used."""
-    sums: dict[str, float]
-    """The loss's means by name."""
-    maxima: dict[str, float]
-    """The loss's maxima by name."""
-    mismatch: Mismatch
-    """Learner against sampler, where it was measured."""
-    hits: float
-    """Trained tokens that were the most likely ones; 0 unless asked for."""
+        if self.loss.needs_entropy and not self.entropy:
+            raise ConfigError("an entropy bonus, an entropy target and ent_top need entropy = true for the learner")
 
 
 class Learner:
@@ -151,7 +101,9 @@ class Learner:
         self.stepper = Stepper(decoder.named_parameters(), config.optimizer, config.schedule)
         self.updates = 0
         self._loss = config.loss.build()
-        self._entropy: Entropy = "gradient" if config.loss.entropy_bonus else "value" if config.entropy else "no"
+        self._entropy: Entropy = "gradient" if config.loss.entropy_gradient else "value" if config.entropy else "no"
+        self.controller = Controller(config.loss)
+        self.reference: Decoder | None = None if config.loss.kl is None else deepcopy(decoder).requires_grad_(False)
         self._device = self.stepper.parameters[0].device
 
     def update(self, batch: Batch) -> UpdateMetrics:
@@ -169,18 +121,27 @@ class Learner:
             plans = self._plan(batch)
             olds: list[list[Tensor | None]] = [[None] * len(parts) for parts in plans]
             if len(plans) > 1 and config.old == "learner":
-                olds = [[self._old(part) for part in parts] for parts in plans]
+                olds = [[self._logp(self.decoder, part) for part in parts] for parts in plans]
+            frozen = self.reference
+            refs = None if frozen is None else [[self._logp(frozen, part) for part in parts] for parts in plans]
             for epoch in range(config.epochs):
                 order = list(range(len(plans)))
                 if epoch:
                     rng(config.seed, "epoch", self.updates, epoch).shuffle(order)
                 for i in order:
                     results.append(
-                        self.descend(plans[i], self._loss, olds=olds[i], check=epoch == 0, keep=config.old == "learner")
+                        self.descend(
+                            plans[i],
+                            self._loss,
+                            olds=olds[i],
+                            refs=None if refs is None else refs[i],
+                            check=epoch == 0,
+                            keep=config.old == "learner",
+                        )
                     )
                     computed += sum(p.ids_N.numel() for p in plans[i])
         self.updates += 1
-        return _summary(results, batch, computed=computed, seconds=perf_counter() - began)
+        return summary(results, batch, computed=computed, seconds=perf_counter() - began)
 
     def descend(
         self,
@@ -188,6 +149,7 @@ class Learner:
         loss: Loss,
         *,
         olds: list[Tensor | None] | None = None,
+        refs: Sequence[Tensor] | None = None,
         check: bool = False,
         hits: bool = False,
         keep: bool = False,
@@ -199,6 +161,7 @@ class Learner:
             loss: what to minimise.
             olds: per part, the log-probabilities `[K]` the ratio refers to; None means the scores themselves (or, with
                 ``old = "sampler"``, the recorded ones).
+            refs: per part, the reference's log-probabilities `[K]`; None means that the loss reads none.
             check: compare the scores with what the sampler recorded.
             hits: count most likely tokens.
             keep: enter this step's scores into `olds` where there are none, for later passes over the same tokens.
@@ -207,9 +170,10 @@ class Learner:
             MismatchError, TrainingError: as for `update`; no weight changed.
         """
         config = self.config
-        outputs: list[tuple[float, dict[str, Tensor], dict[str, Tensor]]] = []
-        seen, right = NO_MISMATCH, 0.0
+        outputs: list[LossOutput] = []
+        seen, right, moved = NO_MISMATCH, 0.0, list[Tensor]()
         try:
+            whole = self._whole(parts, loss, olds, refs)
             for i, part in enumerate(parts):
                 scores = score(
                     self.decoder,
@@ -219,35 +183,44 @@ class Learner:
                     entropy=self._entropy,
                     hits=hits,
                 )
-                now = scores.logp_K.detach()
+                now, ref = scores.logp_K.detach(), None if refs is None else refs[i]
                 given = None if olds is None else olds[i]
                 if check:
                     seen = self._compare(seen, now if given is None else given, part)
                 if keep and olds is not None and given is None:
                     olds[i] = now
-                old = given if given is not None else (part.logp_infer_K if config.old == "sampler" else now)
-                output = loss(part.inputs(scores.logp_K, old, scores.entropy_K))
-                value = float(output.loss.detach())
-                if not isfinite(value):
-                    raise TrainingError(f"the loss is {value!r}; no weight was changed. Lower the learning rate or use fp32")
-                output.loss.backward()  # pyright: ignore[reportUnknownMemberType]
-                outputs.append((value, output.sums, output.maxima))
+                if whole is None:
+                    outputs.append(_finite(loss(self._inputs(part, scores, given, ref))))
+                    outputs[-1].loss.backward()  # pyright: ignore[reportUnknownMemberType]
+                else:
+                    whole.pulls[i].apply(scores.logp_K, scores.entropy_K)
                 right += 0.0 if scores.hits_K is None else float(scores.hits_K.sum())
-            lr, norm = self.stepper.lr, self._clip()
-            self.stepper.step()
+                if config.step_size == "effective":
+                    moved.append(_moved(now, part))
+            norm = self._clip()
+            lr = self._advance(parts[0], moved)
         finally:
             self.stepper.clear()
-        sums, maxima = _merge([s for _, s, _ in outputs], sum), _merge([m for _, _, m in outputs], max)
-        return StepResult(sum(v for v, _, _ in outputs), norm, lr, sums, maxima, seen, right)
+        outputs = outputs if whole is None else [whole.output]
+        sums, maxima = merged([o.sums for o in outputs], sum), merged([o.maxima for o in outputs], max)
+        self.controller.observe(sums, parts[0].totals.sequences)
+        return StepResult(sum(float(o.loss.detach()) for o in outputs), norm, lr, sums, maxima, seen, right)
 
     def state(self) -> dict[str, Any]:
-        """All that a checkpoint must keep besides the weights."""
-        return {"updates": self.updates, "stepper": self.stepper.state()}
+        """All that a checkpoint must keep besides the weights: with a reference, its weights too."""
+        kept = {"updates": self.updates, "stepper": self.stepper.state(), "controller": self.controller.state()}
+        return kept if self.reference is None else {**kept, "reference": self.reference.state_dict()}
 
     def restore(self, state: dict[str, Any]) -> None:
         """Continues from a `state` of a learner with the same config."""
         self.stepper.restore(state["stepper"])
         self.updates = int(state["updates"])
+        if "controller" in state:
+            self.controller.restore(state["controller"])
+        if self.reference is not None:
+            if "reference" not in state:
+                raise ConfigError("the checkpoint was made without a reference; continue with the loss it was made with")
+            self.reference.load_state_dict(state["reference"])
 
     def _plan(self, batch: Batch) -> list[list[Packed]]:
         """Optimiser steps, each as its micro-batches."""
@@ -255,9 +228,43 @@ class Learner:
         steps = minibatches(batch, config.minibatches, stream(config.seed, "update", self.updates))
         return [[pack(part, self._device) for part in split(step, config.max_tokens)] for step in steps]
 
-    def _old(self, part: Packed) -> Tensor:
+    def _logp(self, decoder: Decoder, part: Packed) -> Tensor:
         with torch.no_grad():
-            return score(self.decoder, part, precision=self.config.precision).logp_K
+            return score(decoder, part, precision=self.config.precision).logp_K
+
+    def _inputs(self, part: Packed, scores: Scores, old: Tensor | None, ref: Tensor | None) -> LossInputs:
+        """What the loss reads; without `old` the ratio refers to the scores themselves or to the recorded ones."""
+        if old is None:
+            old = part.logp_infer_K if self.config.old == "sampler" else scores.logp_K.detach()
+        return part.inputs(scores.logp_K, old, scores.entropy_K, ref, self.controller.coefficients)
+
+    def _whole(
+        self, parts: Sequence[Packed], loss: Loss, olds: list[Tensor | None] | None, refs: Sequence[Tensor] | None
+    ) -> Whole | None:
+        """The loss of all parts at once where they do not add up; None where they do."""
+        if not needs_whole(self.config.loss.scope, parts):
+            return None
+        inputs: list[LossInputs] = []
+        for i, part in enumerate(parts):
+            with torch.no_grad():
+                entropy: Entropy = "no" if self._entropy == "no" else "value"
+                scores = score(self.decoder, part, precision=self.config.precision, entropy=entropy)
+            inputs.append(self._inputs(part, scores, None if olds is None else olds[i], None if refs is None else refs[i]))
+        whole = evaluate_whole(loss, inputs)
+        _finite(whole.output)
+        return whole
+
+    def _advance(self, part: Packed, moved: Sequence[Tensor]) -> float:
+        """Steps the optimiser; the learning rate used. With `moved`, it is scaled to the effective number of sequences."""
+        if not moved:
+            lr = self.stepper.lr
+            self.stepper.step()
+            return lr
+        log_S = torch.stack(list(moved)).sum(0)[part.totals.tokens_S > 0]
+        factor = float(lr_factor(sequence_weights(log_S)))
+        lr = self.stepper.lr * factor
+        self.stepper.step(factor)
+        return lr
 
     def _compare(self, seen: Mismatch, old_K: Tensor, part: Packed) -> Mismatch:
         config = self.config
@@ -291,42 +298,14 @@ class Learner:
         return length
 
 
-def _merge(parts: Sequence[dict[str, Tensor]], combine: Callable[[list[float]], float]) -> dict[str, float]:
-    names = dict.fromkeys(name for part in parts for name in part)
-    return {name: combine([float(part[name]) for part in parts if name in part]) for name in names}
+def _finite(output: LossOutput) -> LossOutput:
+    value = float(output.loss.detach())
+    if not isfinite(value):
+        raise TrainingError(f"the loss is {value!r}; no weight was changed. Lower the learning rate or use fp32")
+    return output
 
 
-def _summary(results: Sequence[StepResult], batch: Batch, *, computed: int, seconds: float) -> UpdateMetrics:
-    advantages = [a for s in batch.segments for a, m in zip(s.advantages, s.mask, strict=True) if m]
-    mean = sum(advantages) / max(len(advantages), 1)
-    spread = (sum((a - mean) ** 2 for a in advantages) / max(len(advantages), 1)) ** 0.5
-    seen = NO_MISMATCH
-    for result in results:
-        seen = seen.merge(result.mismatch)
-    n = max(len(results), 1)
-    sums = {name: sum(r.sums.get(name, 0.0) for r in results) / n for name in dict.fromkeys(k for r in results for k in r.sums)}
-    shares = {k: v for k, v in sums.items() if k not in ("kl_k1", "kl_k2", "kl_k3", "entropy")}
-    return UpdateMetrics(
-        loss=sum(r.loss for r in results) / n,
-        grad_norm=sum(r.grad_norm for r in results) / n,
-        lr=results[-1].lr if results else 0.0,
-        steps=len(results),
-        tokens=len(advantages),
-        computed_tokens=computed,
-        kl_k1=sums.get("kl_k1", 0.0),
-        kl_k2=sums.get("kl_k2", 0.0),
-        kl_k3=sums.get("kl_k3", 0.0),
-        clip_share=sum(v for k, v in shares.items() if k.startswith("clip_")),
-        ratio_max=max((r.maxima.get("ratio", 0.0) for r in results), default=1.0),
-        entropy=sums.get("entropy"),
-        advantage_mean=mean,
-        advantage_std=spread,
-        mismatch_kl=seen.k3,
-        mismatch_k1=seen.k1,
-        mismatch_max=seen.max_abs,
-        mismatch_mean=seen.mean_abs,
-        mismatch_above=seen.above_share,
-        mismatch_ess=seen.ess_share,
-        seconds=seconds,
-        shares=shares,
-    )
+def _moved(logp_K: Tensor, part: Packed) -> Tensor:
+    """Log of each sequence's ratio theta / sampler over this part's tokens, nats `[S]`."""
+    zeros_S = logp_K.new_zeros(part.totals.tokens_S.shape[0])
+    return zeros_S.index_add(0, part.sequence_K, log_ratio(logp_K, part.logp_infer_K))

@@ -238,9 +238,9 @@ class Stepper:
         """Learning rate of the next step (Muon's where Muon is used)."""
         return self.config.peak * self.schedule.factor(self.steps)
 
-    def step(self) -> None:
-        """Applies the gradients and advances the schedule."""
-        factor = self.schedule.factor(self.steps)
+    def step(self, scale: float = 1.0) -> None:
+        """Applies the gradients at `scale` times the scheduled learning rate and advances the schedule."""
+        factor = self.schedule.factor(self.steps) * scale
         for optimizer, peak in self._parts:
             for group in optimizer.param_groups:
                 group["lr"] = peak * factor

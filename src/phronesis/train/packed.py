@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from phronesis.errors import TrainingError
-from phronesis.losses import LossInputs, Totals
+from phronesis.losses import AS_CONFIGURED, Coefficients, LossInputs, Totals
 from phronesis.models.layout import AttentionPlan, plan
 from phronesis.records import Batch
 
@@ -42,8 +42,17 @@ class Packed(NamedTuple):
     """int64."""
     totals: Totals
     """Denominators of the whole step."""
+    trace_K: Tensor | None = None
+    """int64: the separate context of the episode each token belongs to; None means all to the first."""
 
-    def inputs(self, logp_theta_K: Tensor, logp_old_K: Tensor, entropy_K: Tensor | None = None) -> LossInputs:
+    def inputs(
+        self,
+        logp_theta_K: Tensor,
+        logp_old_K: Tensor,
+        entropy_K: Tensor | None = None,
+        logp_ref_K: Tensor | None = None,
+        coefficients: Coefficients = AS_CONFIGURED,
+    ) -> LossInputs:
         """What a loss reads."""
         return LossInputs(
             logp_theta_N=logp_theta_K,
@@ -54,6 +63,9 @@ class Packed(NamedTuple):
             turn_N=self.turn_K,
             totals=self.totals,
             entropy_N=entropy_K,
+            logp_ref_N=logp_ref_K,
+            trace_N=self.trace_K,
+            coefficients=coefficients,
         )
 
 
@@ -101,5 +113,7 @@ def pack(batch: Batch, device: torch.device | str = "cpu") -> Packed:
             tokens=batch.total_tokens,
             sequences=batch.total_sequences,
             tokens_S=torch.tensor(batch.sequence_tokens, dtype=torch.int64, device=device),
+            turns=batch.total_turns,
         ),
+        trace_K=integers(np.repeat(np.array([s.trace for s in segments], dtype=np.int64), counts)),
     )

@@ -154,12 +154,19 @@ def _own_totals(whole: Batch, part: Batch) -> Batch:
     for s in part.segments:
         if s.episode >= 0:
             counts[s.episode] += sum(s.mask)
+    turns = _turns(part)
     return msgspec.structs.replace(
         part,
         sequence_tokens=tuple(counts),
         total_tokens=_scaled(sum(counts), whole.total_tokens, whole.trained_tokens),
         total_sequences=_scaled(sum(map(bool, counts)), whole.total_sequences, _live(whole.sequence_tokens)),
+        total_turns=_scaled(turns, whole.total_turns, _turns(whole)),
     )
+
+
+def _turns(batch: Batch) -> int:
+    """How many turns have a trained token."""
+    return len({(s.episode, t) for s in batch.segments for t, m in zip(s.turns, s.mask, strict=True) if m})
 
 
 def _scaled(own: int, total: int, kept: int) -> int:

@@ -245,7 +245,7 @@ class _Packer:
     def pack(self, batch: Sequence[int], micro_tokens: int) -> list[Packed]:
         """A step as micro-batches with common denominators; sequences are numbered by their place in `batch`."""
         counts = torch.tensor([self.rows[i].targets.size for i in batch])
-        totals = Totals(tokens=int(counts.sum()), sequences=len(batch), tokens_S=counts.to(self.device))
+        totals = Totals(int(counts.sum()), len(batch), counts.to(self.device), turns=len(batch))
         place = {i: n for n, i in enumerate(batch)}
         return [self._pack(part, place, totals) for part in self._fill(batch, micro_tokens)]
 

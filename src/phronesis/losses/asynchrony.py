@@ -1,17 +1,6 @@
-"""How old the data of an update may be: which samples are dropped, and how many may be in flight."""
+"""How many rollouts may be in flight while the policy learns."""
 
 from __future__ import annotations
-
-from collections.abc import Iterable
-
-
-def is_fresh(versions: Iterable[int], current: int, tau: int) -> bool:
-    """Whether the oldest of a sample's weight versions is at most `tau` behind `current`; a sample without any is fresh.
-
-    Versions [1, 2, 5], current 5, tau 3: 5 - 1 > 3, so not.   Source: GLM-5, arXiv 2602.15763; formula [staleness].
-    """
-    oldest = min(versions, default=current)
-    return current - oldest <= tau
 
 
 def capacity(*, batch: int, eta: int, version: int, accepted: int, running: int, max_concurrent: int) -> int:

@@ -1,0 +1,130 @@
+"""What optimiser steps and updates did, as numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+from msgspec import Struct
+from torch import Tensor
+
+from phronesis.losses import NO_MISMATCH, Mismatch
+from phronesis.records import Batch
+
+
+class UpdateMetrics(Struct, frozen=True, kw_only=True):
+    """What an update did. Means are over trained tokens, and over optimiser steps where there are several."""
+
+    loss: float
+    """The objective minimised."""
+    grad_norm: float
+    """Euclidean norm of the gradient before clipping."""
+    lr: float
+    """Learning rate of the last optimiser step."""
+    steps: int
+    """Optimiser steps done; 0 when the batch was empty and nothing changed."""
+    tokens: int
+    """Trained tokens."""
+    computed_tokens: int
+    """Tokens of the forward pass, each pass counted."""
+    kl_k1: float
+    """Nats, mean of log old - log theta."""
+    kl_k2: float
+    """Nats, half the mean squared log-ratio."""
+    kl_k3: float
+    """Nats, mean of r - 1 - log r."""
+    clip_share: float
+    """Share of tokens whose gradient the loss cut."""
+    ratio_max: float
+    """Largest theta / old probability ratio."""
+    entropy: float | None
+    """Nats, mean exact entropy at trained tokens; None when not computed."""
+    advantage_mean: float
+    """Mean advantage."""
+    advantage_std: float
+    """Population standard deviation of the advantage."""
+    mismatch_kl: float
+    """Nats, k3 divergence of the learner from the sampler before the update."""
+    mismatch_k1: float
+    """Nats, k1 estimate of the same."""
+    mismatch_max: float
+    """Nats, largest |learner - sampler| log-probability."""
+    mismatch_mean: float
+    """Nats, mean |learner - sampler| log-probability."""
+    mismatch_above: float
+    """Share of tokens above `mismatch_warn`."""
+    mismatch_ess: float
+    """Effective share of tokens under the weights learner / sampler."""
+    seconds: float
+    """Wall-clock time."""
+    shares: dict[str, float] = {}
+    """The loss's own shares by name, e.g. ``clip_high``."""
+
+
+class StepResult(NamedTuple):
+    """One optimiser step."""
+
+    loss: float
+    """The objective."""
+    grad_norm: float
+    """Before clipping."""
+    lr: float
+    """Learning rate used."""
+    sums: dict[str, float]
+    """The loss's means by name."""
+    maxima: dict[str, float]
+    """The loss's maxima by name."""
+    mismatch: Mismatch
+    """Learner against sampler, where it was measured."""
+    hits: float
+    """Trained tokens that were the most likely ones; 0 unless asked for."""
+
+
+def merged(parts: Sequence[dict[str, Tensor]], combine: Callable[[list[float]], float]) -> dict[str, float]:
+    """Numbers of micro-batches by name, combined over the parts that have them, e.g. by `sum` or `max`."""
+    names = dict.fromkeys(name for part in parts for name in part)
+    return {name: combine([float(part[name]) for part in parts if name in part]) for name in names}
+
+
+def summary(results: Sequence[StepResult], batch: Batch, *, computed: int, seconds: float) -> UpdateMetrics:
+    """What an update did, from its optimiser steps (none when the batch was empty).
+
+    Args:
+        results: in order.
+        batch: what was learned from.
+        computed: tokens of the forward passes.
+        seconds: wall-clock time.
+    """
+    advantages = [a for s in batch.segments for a, m in zip(s.advantages, s.mask, strict=True) if m]
+    mean = sum(advantages) / max(len(advantages), 1)
+    spread = (sum((a - mean) ** 2 for a in advantages) / max(len(advantages), 1)) ** 0.5
+    seen = NO_MISMATCH
+    for result in results:
+        seen = seen.merge(result.mismatch)
+    n = max(len(results), 1)
+    sums = {name: sum(r.sums.get(name, 0.0) for r in results) / n for name in dict.fromkeys(k for r in results for k in r.sums)}
+    shares = {k: v for k, v in sums.items() if k not in ("kl_k1", "kl_k2", "kl_k3", "entropy")}
+    return UpdateMetrics(
+        loss=sum(r.loss for r in results) / n,
+        grad_norm=sum(r.grad_norm for r in results) / n,
+        lr=results[-1].lr if results else 0.0,
+        steps=len(results),
+        tokens=len(advantages),
+        computed_tokens=computed,
+        kl_k1=sums.get("kl_k1", 0.0),
+        kl_k2=sums.get("kl_k2", 0.0),
+        kl_k3=sums.get("kl_k3", 0.0),
+        clip_share=sum(v for k, v in shares.items() if k.startswith("clip_")),
+        ratio_max=max((r.maxima.get("ratio", 0.0) for r in results), default=1.0),
+        entropy=sums.get("entropy"),
+        advantage_mean=mean,
+        advantage_std=spread,
+        mismatch_kl=seen.k3,
+        mismatch_k1=seen.k1,
+        mismatch_max=seen.max_abs,
+        mismatch_mean=seen.mean_abs,
+        mismatch_above=seen.above_share,
+        mismatch_ess=seen.ess_share,
+        seconds=seconds,
+        shares=shares,
+    )
