@@ -16,7 +16,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from phronesis.engine import native
-from phronesis.engine.cache import KVCache
 from phronesis.engine.compute import Eager, Inputs
 from phronesis.engine.embedded import EmbeddedEngine, EngineConfig
 from phronesis.engine.forward import Piece
@@ -34,7 +33,7 @@ def model(vocab=70, dtype=torch.float32, **sizes):
 
 def step(compute, prompts, params, force=-1, uniform=0.5):
     """Fills a cache with each prompt and draws the next id of every one."""
-    cache, rows, count = KVCache(compute.decoder.config, torch.float32, torch.device("cpu")), Rows(), len(prompts)
+    cache, rows, count = compute.cache(), Rows(), len(prompts)
     cache.reserve(count, max(len(p) for p in prompts) + 1)
     rows.grow(count)
     lengths = np.array([len(p) for p in prompts])

@@ -58,6 +58,10 @@ class Compute(Protocol):
     name: str
     """One word for people: how it computes."""
 
+    def cache(self) -> KVCache:
+        """An empty cache as this arithmetic wants it."""
+        ...
+
     def bind(self) -> None:
         """The decoder's weights changed."""
         ...
@@ -83,6 +87,10 @@ class Eager:
     def __init__(self, decoder: Decoder):
         self.decoder = decoder
         self.forward = Forward(decoder)
+
+    def cache(self) -> KVCache:
+        """An empty cache with one block a slot."""
+        return KVCache(self.decoder.config, self.decoder.dtype, self.decoder.device)
 
     def bind(self) -> None:
         """The decoder's weights changed."""

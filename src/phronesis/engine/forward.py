@@ -161,7 +161,7 @@ class Forward:
         """One token for each of the first `slots` slots.
 
         Args:
-            cache: written at `positions_R`; its mask must show them.
+            cache: with one block a slot; written at `positions_R`; its mask must show them.
             tokens_R: `[R]` ids, R at least 16 and at least `slots`; rows beyond are padding.
             positions_R: `[R]`.
             slots: how many slots take part.
@@ -179,7 +179,7 @@ class Forward:
         padding = x.new_zeros(rows - slots, c.heads * c.head_dim)
         for n, w in enumerate(self.layers):
             qk, v = self._project(w, x, cos, sin)
-            keys, values = cache.keys[n], cache.values[n]
+            keys, values = cache.keys[n, :, :, 0], cache.values[n]
             keys[slot_index, :, :, at] = qk[:slots, c.heads :]
             values[slot_index, :, at] = v[:slots]
             q = qk[:slots, : c.heads].reshape(slots * c.kv_heads, groups, c.head_dim)
@@ -221,9 +221,10 @@ class Forward:
         mixed = x.new_zeros(rows, c.heads * c.head_dim)
         for n, w in enumerate(self.layers):
             qk, v = self._project(w, x, cos, sin)
-            cache.keys[n][slots_N, :, :, at_N] = qk[:total, c.heads :]
-            cache.values[n][slots_N, :, at_N] = v[:total]
-            out = [self._attend(g, qk, cache.keys[n], cache.values[n]) for g in groups]
+            keys, values = cache.keys[n, :, :, 0], cache.values[n]
+            keys[slots_N, :, :, at_N] = qk[:total, c.heads :]
+            values[slots_N, :, at_N] = v[:total]
+            out = [self._attend(g, qk, keys, values) for g in groups]
             mixed[:total] = torch.cat(out).index_select(0, restore)
             x = self._finish(w, x, mixed)
         return _norm(x, self.final_norm, c.norm_eps)[:total]

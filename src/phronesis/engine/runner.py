@@ -9,7 +9,6 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from phronesis.engine.cache import KVCache
 from phronesis.engine.compute import Compute, Inputs
 from phronesis.engine.draws import uniforms
 from phronesis.engine.fills import Range, passes
@@ -50,11 +49,11 @@ class Runner:
     """Owns the cache and the books of its slots."""
 
     def __init__(self, compute: Compute, slots: int, context: int, chunk: int, pass_tokens: int, text: Decode | None):
-        decoder, self._text = compute.decoder, text
+        self._text = text
         self._limit, self._context, self._chunk, self._pass_tokens = slots, context, chunk, pass_tokens
         self.compute = compute
         """The arithmetic."""
-        self._cache = KVCache(decoder.config, decoder.dtype, decoder.device)
+        self._cache = compute.cache()
         self._slots = Slots(slots)
         self._rows = Rows()
         self.running: dict[int, Request] = {}
@@ -74,12 +73,14 @@ class Runner:
         self.compute.bind()
         self.stale = set(self.running)
         self._slots.drop_idle()
+        self._cache.unshare()
 
     def reset(self) -> None:
         """Forgets every request and everything cached."""
         for request in list(self.running.values()):
             self.drop(request)
         self._slots.drop_idle()
+        self._cache.unshare()
 
     def release(self, key: str) -> None:
         """Nobody will extend the key's sequence."""
@@ -166,9 +167,11 @@ class Runner:
         end = min(n + request.params.max_tokens, self._context)
         self._make_room(slot + 1, end + 1)
         start, source, depth = (int(matches[slot]) if slot < len(matches) else 0), None, 0
+        kept = start
         best = int(matches.argmax()) if len(matches) else slot
         if best < len(matches) and matches[best] >= start + WORTH:
             start, source, depth = int(matches[best]), best, level.get(best, -1) + 1
+        self._cache.place(slot, kept, source, start)
         self.counters.evicted += books.take(slot, request.params.cache_key)
         level[slot] = depth
         books.ids[slot, :n] = request.prompt

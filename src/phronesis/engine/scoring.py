@@ -8,7 +8,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from phronesis.engine.cache import KVCache
 from phronesis.engine.compute import Compute
 from phronesis.engine.fills import Range, passes
 
@@ -25,8 +24,7 @@ def score(
         temperature: at least 0; 0 means 1.
         chunk, pass_tokens: as in `passes`.
     """
-    decoder = compute.decoder
-    cache = KVCache(decoder.config, decoder.dtype, decoder.device)
+    cache = compute.cache()
     cache.reserve(len(sequences), max(len(s) for s in sequences))
     scores: list[list[float]] = [[] for _ in sequences]
     for pieces in passes([Range(i, 0, len(s) - 1) for i, s in enumerate(sequences)], sequences, chunk, pass_tokens):

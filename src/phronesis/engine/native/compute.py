@@ -52,7 +52,7 @@ class _ModelStruct(ctypes.Structure):
 
 
 class _CacheStruct(ctypes.Structure):
-    _fields_ = [("keys", _PTR), ("values", _PTR), ("slots", _I64), ("capacity", _I64)]
+    _fields_ = [("keys", _PTR), ("values", _PTR), ("slots", _I64), ("capacity", _I64), ("origin", _PTR), ("shared", _PTR)]
 
 
 _DRAW = ("temperature", "uniform", "greedy", "force", "ids", "logprobs", "entropies", "logits")
@@ -108,6 +108,7 @@ class NativeCompute:
         self._packed_size, self._scratch_size = library.phronesis_packed, library.phronesis_scratch
         self._packed_size.argtypes, self._packed_size.restype = [_I64, _I64], _I64
         self._scratch_size.argtypes, self._scratch_size.restype = [_PTR, _I64], _I64
+        self._lanes = cast("int", library.phronesis_lanes())
         self._forward = Forward(decoder)
         self._held: dict[str, NDArray[np.float32]] = {}
         self._turns: tuple[Tensor, Tensor] | None = None
@@ -120,6 +121,10 @@ class NativeCompute:
             self._layers,
         )  # fmt: skip
         self._load()
+
+    def cache(self) -> KVCache:
+        """An empty cache with blocks of as many keys as a vector holds."""
+        return KVCache(self.decoder.config, torch.float32, self.decoder.device, self._lanes)
 
     def bind(self) -> None:
         """The decoder's weights changed."""
@@ -182,7 +187,10 @@ class NativeCompute:
         cuts: list[int],
     ) -> None:
         """The step over rows, cut into parts that may run at the same time."""
-        held = _CacheStruct(cache.keys.data_ptr(), cache.values.data_ptr(), cache.slots, cache.capacity)
+        held = _CacheStruct(
+            cache.keys.data_ptr(), cache.values.data_ptr(), cache.slots, cache.capacity,
+            cache.origin.ctypes.data, cache.shared.ctypes.data,
+        )  # fmt: skip
         self._reserve(cache.capacity, len(cuts) - 1)
 
         def part(n: int) -> None:

@@ -42,11 +42,19 @@ typedef struct {
   const float *embed, *final_norm, *head, *cos, *sin;
 } Model;
 
-/* Keys [L, S, J, E, T], values [L, S, J, T, E]. */
+/* Keys [L, S, J, T/VL, E, VL], values [L, S, J, T, E]. The first shared[s] keys of slot s, a multiple of VL, equal those of
+   slot origin[s] bit for bit and are read there: one copy in the processor's cache serves all slots with the same prefix. */
 typedef struct {
   float *keys, *values;
   int64_t slots, capacity;
+  const int64_t *origin, *shared;
 } Cache;
+
+/* Keys and values of one head of one slot, in two parts: up to `split` in the first place, the others in the second. */
+typedef struct {
+  const float *keys[2], *values[2];
+  int64_t split;
+} Seen;
 
 /* What is drawn for each row; `logits` may be NULL. */
 typedef struct {
@@ -229,30 +237,40 @@ SMALL void gated(float *gate, const float *up_, int64_t n) {
 }
 
 #define SCORES(VECS)                                                                                     \
-  for (; t + VECS * VL <= padded; t += VECS * VL) {                                                      \
+  for (; t + VECS * VL <= end; t += VECS * VL) {                                                         \
     vec s[VECS];                                                                                         \
+    const float *k = keys + t * size;                                                                    \
     _Pragma("GCC unroll 8") for (int j = 0; j < VECS; j++) s[j] = fill(0);                                \
     for (int64_t e = 0; e < size; e++) {                                                                 \
       vec x = fill(q[e]);                                                                                \
-      const float *k = keys + e * capacity + t;                                                          \
-      _Pragma("GCC unroll 8") for (int j = 0; j < VECS; j++) s[j] += x * LOAD(k + j * VL);                \
+      _Pragma("GCC unroll 8") for (int j = 0; j < VECS; j++) s[j] += x * LOAD(k + (j * size + e) * VL);   \
     }                                                                                                    \
     _Pragma("GCC unroll 8") for (int j = 0; j < VECS; j++) STORE(weights + t + j * VL, s[j]);             \
   }
 
-/* Sum over keys of weight · value for a head of VECS · VL numbers, in WAYS interleaved sums. */
+/* Scores of the keys from `t` to `end`, both multiples of VL. */
+static void scores(const float *q, const float *keys, int64_t t, int64_t end, int64_t size, float *weights) {
+  SCORES(8) SCORES(4) SCORES(2) SCORES(1)
+}
+
+/* Sum over keys of weight * value for a head of VECS * VL numbers, in WAYS interleaved sums; WAYS divides VL. */
 #define MIX(VECS, WAYS)                                                                                                 \
   {                                                                                                                     \
     vec s[WAYS][VECS];                                                                                                  \
     _Pragma("GCC unroll 8") for (int w = 0; w < WAYS; w++)                                                               \
       _Pragma("GCC unroll 8") for (int j = 0; j < VECS; j++) s[w][j] = fill(0);                                          \
     int64_t t = 0;                                                                                                      \
-    for (; t + WAYS <= count; t += WAYS)                                                                                \
-      _Pragma("GCC unroll 8") for (int w = 0; w < WAYS; w++)                                                             \
+    for (int part = 0; part < 2; part++) {                                                                              \
+      const float *values = seen->values[part];                                                                         \
+      int64_t end = part ? count : seen->split;                                                                         \
+      for (; t + WAYS <= end; t += WAYS)                                                                                \
+        _Pragma("GCC unroll 8") for (int w = 0; w < WAYS; w++)                                                           \
+          _Pragma("GCC unroll 8") for (int j = 0; j < VECS; j++)                                                         \
+            s[w][j] += fill(weights[t + w]) * LOAD(values + (t + w) * size + j * VL);                                    \
+      for (; t < end; t++)                                                                                              \
         _Pragma("GCC unroll 8") for (int j = 0; j < VECS; j++)                                                           \
-          s[w][j] += fill(weights[t + w]) * LOAD(values + (t + w) * size + j * VL);                                      \
-    for (; t < count; t++)                                                                                              \
-      _Pragma("GCC unroll 8") for (int j = 0; j < VECS; j++) s[0][j] += fill(weights[t]) * LOAD(values + t * size + j * VL); \
+          s[0][j] += fill(weights[t]) * LOAD(values + t * size + j * VL);                                                \
+    }                                                                                                                   \
     _Pragma("GCC unroll 8") for (int j = 0; j < VECS; j++) {                                                             \
       vec y = s[0][j];                                                                                                  \
       _Pragma("GCC unroll 8") for (int w = 1; w < WAYS; w++) y += s[w][j];                                               \
@@ -260,11 +278,11 @@ SMALL void gated(float *gate, const float *up_, int64_t n) {
     }                                                                                                                   \
   }
 
-/* One query over `count` keys. Keys [E, T], values [T, E]; `weights` has room for count rounded up to VL. */
-static void attend(const float *q, const float *keys, const float *values, int64_t count, int64_t size, int64_t capacity,
-                   float *weights, float *out) {
-  int64_t padded = up(count, VL), t = 0;
-  SCORES(8) SCORES(4) SCORES(2) SCORES(1)
+/* One query over `count` keys; `weights` has room for count rounded up to VL. */
+static void attend(const float *q, const Seen *seen, int64_t count, int64_t size, float *weights, float *out) {
+  int64_t padded = up(count, VL), t;
+  scores(q, seen->keys[0], 0, seen->split, size, weights);
+  scores(q, seen->keys[1], seen->split, padded, size, weights);
   STORE(weights + padded - VL, keep(LOAD(weights + padded - VL), count - (padded - VL), -INFINITY));
   vec top = LOAD(weights);
   for (t = VL; t < padded; t += VL) top = vmax(top, LOAD(weights + t));
@@ -282,8 +300,10 @@ static void attend(const float *q, const float *keys, const float *values, int64
   else if (size == 8 * VL) MIX(8, 2)
   else {
     for (int64_t e = 0; e < size; e++) out[e] = 0;
-    for (t = 0; t < count; t++)
+    for (t = 0; t < count; t++) {
+      const float *values = seen->values[t >= seen->split];
       for (int64_t e = 0; e < size; e++) out[e] += weights[t] * values[t * size + e];
+    }
     for (int64_t e = 0; e < size; e++) out[e] *= scale;
   }
 }
@@ -387,18 +407,20 @@ static void layer(const Model *m, const Cache *cache, int64_t n, int64_t rows, c
       if (h < H)
         turn(one, cosine, sine, E, row + h * E, 1);
       else
-        turn(one, cosine, sine, E, cache->keys + (line + h - H) * E * T + positions[r], T);
+        turn(one, cosine, sine, E, cache->keys + (line + h - H) * E * T + positions[r] / VL * VL * E + positions[r] % VL, VL);
     }
     for (int64_t j = 0; j < J; j++)
       memcpy(cache->values + ((line + j) * T + positions[r]) * E, row + (H + J + j) * E, sizeof(float) * E);
   }
   if (keys_only) return;
   for (int64_t r = 0; r < rows; r++) {
-    int64_t line = (n * cache->slots + slots[r]) * J;
+    int64_t slot = slots[r], place = positions[r] / VL * VL; /* what is written in this pass lies in the slot itself */
+    int64_t split = cache->shared[slot] < place ? cache->shared[slot] : place;
     for (int64_t h = 0; h < H; h++) {
-      int64_t at = (line + h / groups) * E * T;
-      attend(s->qkv + r * s->ldq + h * E, cache->keys + at, cache->values + at, positions[r] + 1, E, T, s->weights,
-             s->mixed + r * s->ldm + h * E);
+      int64_t far = ((n * cache->slots + cache->origin[slot]) * J + h / groups) * E * T;
+      int64_t own = ((n * cache->slots + slot) * J + h / groups) * E * T;
+      Seen seen = {{cache->keys + far, cache->keys + own}, {cache->values + far, cache->values + own}, split};
+      attend(s->qkv + r * s->ldq + h * E, &seen, positions[r] + 1, E, s->weights, s->mixed + r * s->ldm + h * E);
     }
   }
   product(rows, H * E, m->width, s->mixed, s->ldm, w->o, s->x, s->ldx, w->o_bias, 1);
