@@ -212,13 +212,13 @@ def test_self_distilled_credit_differs_by_token():
 @pytest.mark.parametrize(
     "make",
     [
-        lambda: ShapleyCredit(exact=20),
-        lambda: ShapleyCredit(samples=0),
-        lambda: IGPOCredit(gamma=1.5),
-        lambda: PotentialCredit(weight=math.inf),
-        lambda: HCACredit(most=0.5),
-        lambda: HindsightCredit(weight=-1.0),
-        lambda: SelfDistilledCredit(most=0.0),
+        lambda: ShapleyCredit(judge="a:b", exact=20),
+        lambda: ShapleyCredit(judge="a:b", samples=0),
+        lambda: IGPOCredit(metric="p", gamma=1.5),
+        lambda: PotentialCredit(metric="p", weight=math.inf),
+        lambda: HCACredit(judge="a:b", most=0.5),
+        lambda: HindsightCredit(judge="a:b", weight=-1.0),
+        lambda: SelfDistilledCredit(judge="a:b", most=0.0),
     ],
 )
 def test_impossible_settings_are_refused(make):

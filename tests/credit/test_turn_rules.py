@@ -149,14 +149,17 @@ def test_rules_that_play_on_say_that_they_cannot(rule):
         assign(rule, group(episode([1]), episode([0])))
 
 
-@pytest.mark.parametrize(
-    "rule",
-    [ShapleyCredit(), IGPOCredit(), PotentialCredit(), HCACredit(), HindsightCredit(), SelfDistilledCredit()],
-    ids=lambda r: type(r).__name__,
-)
-def test_rules_that_ask_a_judge_say_that_there_is_none(rule):
-    with pytest.raises(ConfigError, match="judge"):
-        assign(rule, group(episode([1]), episode([0])))
+@pytest.mark.parametrize("kind", [ShapleyCredit, HCACredit, HindsightCredit, SelfDistilledCredit])
+def test_rules_that_ask_a_judge_say_that_there_is_none(kind):
+    with pytest.raises(ConfigError, match="name an async function in its 'judge'"):
+        assign(kind(judge=""), group(episode([1]), episode([0])))
+
+
+@pytest.mark.parametrize("kind", [IGPOCredit, PotentialCredit])
+def test_rules_that_read_a_number_want_one_source_of_it(kind):
+    for wrong in ({}, {"judge": "a:b", "metric": "c"}):
+        with pytest.raises(ConfigError, match="either a 'metric'"):
+            kind(**wrong)
 
 
 def test_a_judge_must_be_callable():
@@ -195,7 +198,17 @@ TAGS = [
 ]
 
 
+JUDGED = ("hca", "hindsight", "igpo", "potential", "self_distilled", "shapley")
+
+
 @pytest.mark.parametrize("tag", TAGS)
 def test_one_line_of_config_selects_a_rule(tag):
-    rule = load(OneLine, overrides=[f"credit.type={tag}"]).credit
+    judge = ["credit.judge=package.module:name"] if tag in JUDGED else []
+    rule = load(OneLine, overrides=[f"credit.type={tag}", *judge]).credit
     assert build(rule) is rule and type(rule).__struct_config__.tag == tag
+
+
+def test_a_missing_judge_is_refused_when_the_config_is_read():
+    for tag in JUDGED:
+        with pytest.raises(ConfigError, match="judge"):
+            load(OneLine, overrides=[f"credit.type={tag}"])

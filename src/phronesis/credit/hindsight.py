@@ -89,7 +89,7 @@ class HindsightCredit(Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     those of whole turns leave every range; that, the centring, the weight and the clip are ours.
     """
 
-    judge: str = ""
+    judge: str
     """Async function ``(episode, turn) -> nats per token, knowing the outcome``, as ``package.module:name``; `TokenJudge`."""
     weight: float = 1.0
     """Weight of the hindsight part, at least 0; ours."""
@@ -129,7 +129,7 @@ class HCACredit(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, t
     A turn that the outcome says nothing about (h = pi) gets 0. See `hca`.
     """
 
-    judge: str = ""
+    judge: str
     """Async function ``(episode, turn) -> nats per token, knowing the outcome``, as ``package.module:name``; `TokenJudge`."""
     most: float = 5.0
     """Largest ``pi / h``, at least 1; ours."""
@@ -159,7 +159,7 @@ class SelfDistilledCredit(Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     See `self_distilled`; weight and clip are ours. The control is the hindsight of another episode, which must not help.
     """
 
-    judge: str = ""
+    judge: str
     """Async function ``(episode, turn) -> nats per token, knowing the outcome``, as ``package.module:name``; `TokenJudge`."""
     lam: float = 1.0
     """Weight of the difference; ours."""

@@ -16,7 +16,7 @@ from msgspec import Struct
 
 from phronesis.credit.advantages import AnyBaseline, GroupMean
 from phronesis.credit.rule import Rerun, members, value_of
-from phronesis.credit.side import points, turn_credit
+from phronesis.credit.side import need_source, points, turn_credit
 from phronesis.credit.turns import Pool, chain, check_gamma, is_chain, pool_keys, pooled_advantages, tree_returns
 from phronesis.errors import ConfigError
 from phronesis.records import Credit, Episode, EpisodeGroup
@@ -75,6 +75,7 @@ class IGPOCredit(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, 
 
     def __post_init__(self) -> None:
         check_gamma(self.gamma)
+        need_source(self.judge, self.metric, "igpo")
 
     async def assign(self, group: EpisodeGroup, rerun: Rerun | None = None) -> Credit:
         """Credit of one group; `rerun` is not used.

@@ -14,7 +14,7 @@ from msgspec import Struct
 
 from phronesis.credit.advantages import AnyBaseline, GroupMean
 from phronesis.credit.rule import Rerun, members
-from phronesis.credit.side import points, turn_credit
+from phronesis.credit.side import need_source, points, turn_credit
 from phronesis.credit.turns import Pool, chain, check_gamma, is_chain, pool_keys, pooled_advantages, predecessors, tree_returns
 from phronesis.errors import ConfigError
 from phronesis.records import Credit, Episode, EpisodeGroup
@@ -64,6 +64,7 @@ class PotentialCredit(Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 
     def __post_init__(self) -> None:
         check_gamma(self.gamma)
+        need_source(self.judge, self.metric, "potential")
         if not isfinite(self.weight):
             raise ConfigError(f"potential weight {self.weight!r} must be finite")
 

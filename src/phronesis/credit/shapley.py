@@ -90,7 +90,7 @@ class ShapleyCredit(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     `samples` random orders (at most ``samples * turns`` questions).
     """
 
-    judge: str = ""
+    judge: str
     """Async function ``(episode, turns) -> worth`` as ``package.module:name``; see `PartJudge`."""
     exact: int = 6
     """Most turns for which every subset is judged; ours."""

@@ -81,6 +81,15 @@ def judge(path: str, rule: str, what: str) -> object:
     return found
 
 
+def need_source(path: str, metric: str, rule: str) -> None:
+    """Raises ConfigError unless a judge or a metric is named, and only one of them."""
+    if bool(path) == bool(metric):
+        raise ConfigError(
+            f"credit rule {rule!r} needs a number at every turn; name either a 'metric' the environment reports in "
+            "Reply.metrics, or a 'judge' as 'package.module:name'"
+        )
+
+
 async def points(episode: Episode, *, path: str, metric: str, rule: str) -> list[float]:
     """A number before each turn and one at the end, ``[turns + 1]``: from the judge if there is one, else as reported.
 
@@ -88,20 +97,15 @@ async def points(episode: Episode, *, path: str, metric: str, rule: str) -> list
     ``Reply.metrics[metric + "_before"]`` of turn 0, or 0.
 
     Raises:
-        ConfigError: neither a judge nor a metric.
+        ConfigError: the judge cannot be called.
         TrainingError: a number that is not finite, or a turn that reports none.
     """
     if path:
         ask = cast(TurnJudge, judge(path, rule, "a judge"))
         found = [float(v) for v in await asyncio.gather(*(ask(episode, k) for k in range(len(episode.turns) + 1)))]
-    elif metric:
+    else:
         found = [_reported(episode, 0, metric + "_before", 0.0)] if episode.turns else [0.0]
         found += [_reported(episode, k, metric, None) for k in range(len(episode.turns))]
-    else:
-        raise ConfigError(
-            f"credit rule {rule!r} needs a number at every turn; name a 'metric' the environment reports in Reply.metrics, "
-            "or a 'judge' as 'package.module:name'"
-        )
     wrong = [v for v in found if not isfinite(v)]
     if wrong:
         raise TrainingError(f"credit rule {rule!r} was given {wrong[0]!r} for episode {episode.id!r}; numbers must be finite")
