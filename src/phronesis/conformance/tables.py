@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from types import ModuleType
 
-from phronesis.conformance import advantages, corrections, credit, critic, data, metrics, objectives
+from phronesis.conformance import advantages, corrections, credit, critic, data, distillation, metrics, objectives
 from phronesis.conformance.case import Case
 from phronesis.errors import ConfigError
 
-MODULES: Sequence[ModuleType] = (advantages, credit, metrics, critic, objectives, corrections, data)
+MODULES: Sequence[ModuleType] = (advantages, credit, metrics, critic, objectives, corrections, data, distillation)
 """Modules that hold a ``TABLE`` of formula ids."""
 
 

@@ -55,7 +55,7 @@ class OPDCredit(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, t
     """
 
     needs_siblings: ClassVar[bool] = False
-
+    """A lone episode has credit."""
     teacher: str = ""
     """Checkpoint directory of the teacher, as `save_pretrained` writes it; it must have the student's vocabulary."""
     coef: float = 1.0
@@ -86,9 +86,11 @@ class _Taught:
     """`OPDCredit` with its teacher."""
 
     needs_siblings: ClassVar[bool] = False
-
+    """A lone episode has credit."""
     config: OPDCredit
+    """Settings."""
     scores: TeacherScores
+    """The teacher."""
 
     async def assign(self, group: EpisodeGroup, rerun: Rerun | None = None) -> Credit:
         """Credit of one group; `rerun` is not used."""

@@ -10,6 +10,16 @@ from phronesis.errors import ConfigError
 from phronesis.losses.preference import Pairs
 
 
+def step_apo_margin(
+    chosen_P: Tensor, rejected_P: Tensor, chosen_values_P: Tensor, rejected_values_P: Tensor, *, beta: float
+) -> Tensor:
+    """``beta chosen - V_chosen - beta rejected + V_rejected`` per pair `[P]`: what `step_apo_loss` makes positive.
+
+    beta .1, sides .5 and -.3, values .8 and .2: -.52.
+    """
+    return beta * (chosen_P - rejected_P) - chosen_values_P + rejected_values_P
+
+
 def step_apo_loss(
     chosen_P: Tensor, rejected_P: Tensor, chosen_values_P: Tensor, rejected_values_P: Tensor, *, beta: float
 ) -> Tensor:
@@ -21,7 +31,7 @@ def step_apo_loss(
 
     Source: arXiv 2409.08642; formula [step-apo].
     """
-    return -F.logsigmoid(beta * (chosen_P - rejected_P) - chosen_values_P + rejected_values_P)
+    return -F.logsigmoid(step_apo_margin(chosen_P, rejected_P, chosen_values_P, rejected_values_P, beta=beta))
 
 
 class StepAPOLoss(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="step_apo"):
