@@ -104,6 +104,19 @@ class ComparesSiblings(Protocol):
     """True when episodes are compared within their group only."""
 
 
+@runtime_checkable
+class Remembers(Protocol):
+    """A rule whose credit depends on what it assigned before, e.g. a running baseline. Checkpoints keep what it knows."""
+
+    def state(self) -> Mapping[str, float]:
+        """What `restore` needs to go on as if nothing had happened."""
+        ...
+
+    def restore(self, state: Mapping[str, float]) -> None:
+        """Continues from a `state`."""
+        ...
+
+
 class Members(NamedTuple):
     """Which episodes of a group count, and why the others do not."""
 

@@ -47,6 +47,8 @@ class Manifest(Struct, frozen=True, kw_only=True):
     """Training steps done."""
     source: dict[str, int | float | str] = {}
     """State of the task source (`TaskSource.state`)."""
+    credit: dict[str, float] = {}
+    """What the credit rule remembers, if it does (`phronesis.credit.Remembers`)."""
     counters: dict[str, int | float | str] = {}
     """Positions of the run's random streams and whatever else the loop counts."""
     config: str = ""
@@ -206,7 +208,7 @@ def load(path: Path) -> Checkpoint:
         learner = _state(path / LEARNER)
         critic = _state(path / CRITIC) if CRITIC in manifest.files else None
         decoder = model_files.load(path)
-    except (OSError, msgspec.DecodeError, UnpicklingError, RuntimeError) as error:
+    except (OSError, UnicodeError, msgspec.DecodeError, UnpicklingError, RuntimeError) as error:
         raise _corrupt(path, f"{type(error).__name__}: {error}") from error
     return Checkpoint(manifest, decoder, learner, critic)
 

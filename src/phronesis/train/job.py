@@ -135,6 +135,7 @@ class _Job:
         self.phases = Phases(writer.path / "phases.json")
         self.hash = config_hash(config)
         self.source = SpecTasks(spec, "train", config.seed)
+        self.credit = credit.build(config.credit)
 
     async def run(self) -> Summary:
         """All phases in order."""
@@ -161,6 +162,8 @@ class _Job:
             if policy.critic is not None and loaded.critic is not None:
                 policy.critic.restore(loaded.critic)
             self.source.restore(loaded.manifest.source)
+            if isinstance(self.credit, credit.Remembers):
+                self.credit.restore(loaded.manifest.credit)
             log.info("continuing from step %d of %d", step, self.config.steps)
             return policy, step
         began = time.monotonic()
@@ -246,7 +249,7 @@ class _Job:
             config=config,
             stage=policy.stage(self.spec, config, config.sampling),
             source=self.source,
-            credit=credit.build(config.credit),
+            credit=self.credit,
             learner=policy.learner,
             run=self.writer,
             after_step=after_step,
@@ -331,7 +334,8 @@ class _Job:
 
     def _save(self, policy: Seat, step: int) -> None:
         tokenizer_files = [p for p in (self.folder / TOKENIZER).iterdir() if p.is_file()]
-        manifest = checkpoint.Manifest(step=step, source=self.source.state(), config=self.hash)
+        known = dict(self.credit.state()) if isinstance(self.credit, credit.Remembers) else {}
+        manifest = checkpoint.Manifest(step=step, source=self.source.state(), credit=known, config=self.hash)
         checkpoint.save(
             self.folder,
             policy.decoder,
