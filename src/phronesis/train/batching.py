@@ -16,6 +16,7 @@ from typing import NamedTuple
 
 from msgspec import Struct
 
+from phronesis.credit.selection import repair
 from phronesis.errors import ConfigError, TrainingError
 from phronesis.records import Batch, Credit, Episode, EpisodeGroup, Segment, Turn
 from phronesis.train.forest import Anchor, Forest
@@ -30,6 +31,11 @@ class BatchConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     """Leave out episodes whose credit is 0 everywhere: they add no policy gradient. Set False with an entropy bonus."""
     count_silent: bool = True
     """Let left-out silent episodes count in the denominators, so that dropping them changes no gradient."""
+    drop_truncated: bool = False
+    """Leave out episodes that a limit ended, after they counted in baselines (overlong filtering, DAPO)."""
+    repair: bool = False
+    """Fill the places of faulty episodes with copies of valid siblings, whose credit was computed without them; a group with
+    half of its members or more missing is left out (GLM-5)."""
     shortest_prefix: int = 16
     """Tokens a prefix common to different prompts needs to be computed once, at least 1."""
 
@@ -54,7 +60,7 @@ def build_batch(groups: Sequence[EpisodeGroup], credits: Sequence[Credit], confi
 
     Returns:
         A batch; without segments when nothing carries a signal. `dropped` counts left-out episodes by the credit rule's
-        reason, and as ``no_tokens`` (nothing sampled) or ``no_signal`` (all credit 0).
+        reason, and as ``no_tokens`` (nothing sampled), ``no_signal`` (all credit 0), ``truncated`` or ``group_broken``.
 
     Raises:
         TrainingError: credit and group do not belong together, or an episode's records contradict one another.
@@ -66,7 +72,7 @@ def build_batch(groups: Sequence[EpisodeGroup], credits: Sequence[Credit], confi
     dropped: Counter[str] = Counter()
     kept: list[_Member] = []
     total_tokens = total_sequences = total_turns = 0
-    for member in _members(groups, credits, dropped):
+    for member in _members(groups, credits, config, dropped):
         silent = config.drop_silent and not any(any(row) for row in member.values)
         if not silent or config.count_silent:
             total_tokens += member.tokens
@@ -87,7 +93,9 @@ def build_batch(groups: Sequence[EpisodeGroup], credits: Sequence[Credit], confi
     )
 
 
-def _members(groups: Sequence[EpisodeGroup], credits: Sequence[Credit], dropped: Counter[str]) -> list[_Member]:
+def _members(
+    groups: Sequence[EpisodeGroup], credits: Sequence[Credit], config: BatchConfig, dropped: Counter[str]
+) -> list[_Member]:
     """Episodes with credit and sampled tokens, verified; the others are counted."""
     if len(groups) != len(credits):
         raise TrainingError(f"{len(groups)} groups but {len(credits)} credits")
@@ -98,16 +106,23 @@ def _members(groups: Sequence[EpisodeGroup], credits: Sequence[Credit], dropped:
                 f"credit of group {credit.group!r} ({len(credit.values)} episodes) does not belong to group "
                 f"{group.id!r} ({len(group.episodes)} episodes)"
             )
-        for episode, values, reason in zip(group.episodes, credit.values, credit.reasons, strict=True):
+        whole, full = repair(group, credit) if config.repair else (group, credit)
+        if whole is not group:  # those that were replaced are counted all the same
+            dropped.update(
+                reason or "left_out" for reason, row in zip(credit.reasons, credit.values, strict=True) if row is None
+            )
+        for episode, values, reason in zip(whole.episodes, full.values, full.reasons, strict=True):
             if values is None:
                 dropped[reason or "left_out"] += 1
-                continue
-            verify(episode, values)
-            tokens = episode.sampled_tokens
-            if tokens:
-                found.append(_Member(episode, values, tokens))
+            elif config.drop_truncated and episode.stop.is_truncated:
+                dropped["truncated"] += 1
             else:
-                dropped["no_tokens"] += 1
+                verify(episode, values)
+                tokens = episode.sampled_tokens
+                if tokens:
+                    found.append(_Member(episode, values, tokens))
+                else:
+                    dropped["no_tokens"] += 1
     return found
 
 
