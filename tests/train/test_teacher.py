@@ -12,7 +12,7 @@ from sampled_groups import VOCABULARY, full_logp, make_decoder, make_group, play
 from phronesis.credit import GroupMean, TrajectoryCredit
 from phronesis.credit.distillation import NeedsTeacher, OPDCredit, opd_advantages
 from phronesis.credit.rule import CreditRule
-from phronesis.errors import ConfigError
+from phronesis.errors import CheckpointError, ConfigError
 from phronesis.models import checkpoint
 from phronesis.models.decoder import Decoder
 from phronesis.models.layout import plan
@@ -23,7 +23,7 @@ from phronesis.seeding import rng
 from phronesis.train.batching import build_batch
 from phronesis.train.learner import Learner, LearnerConfig
 from phronesis.train.optimizer import AdamWConfig
-from phronesis.train.teacher import Teacher, taught
+from phronesis.train.teacher import Teacher, check_teacher, taught
 
 TASK = Task(id="t", env="toy")
 
@@ -54,7 +54,7 @@ def test_credit_is_the_difference_at_sampled_tokens_alone():
     broken = Episode(id="x", task=whole.task, seed=0, stop=Stop.env_fault)
     group = EpisodeGroup(id="g", task=whole.task, episodes=(broken, *whole.episodes))
     scores = Teacher(teacher)(group)
-    credit = asyncio.run(OPDCredit(coef=0.5).with_teacher(Teacher(teacher)).assign(group))
+    credit = asyncio.run(OPDCredit(teacher="t", coef=0.5).with_teacher(Teacher(teacher)).assign(group))
     assert credit.values[0] is None and credit.reasons == ("env_fault", None, None) and not credit.zero_variance
     for i in (1, 2):
         values = credit.values[i]
@@ -63,7 +63,7 @@ def test_credit_is_the_difference_at_sampled_tokens_alone():
             expected = [0.5 * (t - p) if s else 0.0 for t, p, s in zip(told, turn.logprobs, turn.sampled, strict=True)]
             assert list(row) == pytest.approx(expected, abs=1e-6)
     # a teacher that is the student has nothing to say
-    own = asyncio.run(OPDCredit().with_teacher(Teacher(student)).assign(group))
+    own = asyncio.run(OPDCredit(teacher="t").with_teacher(Teacher(student)).assign(group))
     assert max(abs(a) for rows in own.values if rows for row in rows for a in row) < 1e-5
 
 
@@ -71,7 +71,9 @@ def test_a_lone_episode_has_credit_and_so_has_an_unrewarding_group():
     student = make_decoder()
     lone = play(student, TASK, "e", 0, prompt=(1, 2, 3))
     credit = asyncio.run(
-        OPDCredit().with_teacher(Teacher(make_decoder(seed=1))).assign(EpisodeGroup(id="g", task=TASK, episodes=(lone,)))
+        OPDCredit(teacher="t")
+        .with_teacher(Teacher(make_decoder(seed=1)))
+        .assign(EpisodeGroup(id="g", task=TASK, episodes=(lone,)))
     )
     assert credit.values[0] is not None and any(a for row in credit.values[0] for a in row)
 
@@ -113,7 +115,7 @@ def divergence(student: Decoder, teacher: Decoder) -> float:
 
 def test_the_student_approaches_the_teacher():
     student, teacher = make_decoder(layers=1), make_decoder(seed=1, layers=1)
-    rule = OPDCredit().with_teacher(Teacher(teacher))
+    rule = OPDCredit(teacher="t").with_teacher(Teacher(teacher))
     learner = Learner(student, LearnerConfig(optimizer=AdamWConfig(lr=1e-2)))
     before = divergence(student, teacher)
     for step in range(25):
@@ -126,13 +128,16 @@ def test_the_student_approaches_the_teacher():
 def test_what_cannot_be_taught_is_refused(tmp_path: Path):
     student = make_decoder()
     plain = TrajectoryCredit(baseline=GroupMean())
-    assert taught(plain, student) is plain and isinstance(OPDCredit(), NeedsTeacher | CreditRule)
-    with pytest.raises(ConfigError, match=r"credit\.teacher is empty"):
-        taught(OPDCredit(), student)
+    assert taught(plain, student) is plain and isinstance(OPDCredit(teacher="t"), NeedsTeacher | CreditRule)
+    with pytest.raises(ConfigError, match="teacher is empty"):
+        OPDCredit(teacher="")
+    check_teacher(plain)
+    with pytest.raises(CheckpointError):
+        check_teacher(OPDCredit(teacher=str(tmp_path / "nothing")))
     with pytest.raises(ConfigError, match="no teacher"):
-        asyncio.run(OPDCredit().assign(EpisodeGroup(id="g", task=TASK, episodes=())))
+        asyncio.run(OPDCredit(teacher="t").assign(EpisodeGroup(id="g", task=TASK, episodes=())))
     with pytest.raises(ConfigError, match="coef 0"):
-        OPDCredit(coef=0)
+        OPDCredit(teacher="t", coef=0)
     checkpoint.save(tiny(TinyModel(width=32, layers=1, heads=2, kv_heads=1, head_dim=16, mlp_width=48), 7, 0), tmp_path / "a")
     with pytest.raises(ConfigError, match="the teacher knows 7 ids, the student 61"):
         taught(OPDCredit(teacher=str(tmp_path / "a")), student)
@@ -141,7 +146,8 @@ def test_what_cannot_be_taught_is_refused(tmp_path: Path):
 def test_a_teacher_from_a_checkpoint(tmp_path: Path):
     student, teacher = make_decoder(), make_decoder(seed=1)
     checkpoint.save(teacher, tmp_path)
+    check_teacher(OPDCredit(teacher=str(tmp_path)))
     group = make_group(student, 2, size=2)
-    rules = taught(OPDCredit(teacher=str(tmp_path)), student), OPDCredit().with_teacher(Teacher(teacher))
+    rules = taught(OPDCredit(teacher=str(tmp_path)), student), OPDCredit(teacher="t").with_teacher(Teacher(teacher))
     first, second = (asyncio.run(rule.assign(group)).values for rule in rules)
     assert first == second

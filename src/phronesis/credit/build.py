@@ -8,6 +8,7 @@ from phronesis.credit.aspo import ASPOCredit
 from phronesis.credit.batchwide import GDPOCredit, GPGCredit, LitePPOCredit
 from phronesis.credit.cells import CellCredit, HierarchicalCredit
 from phronesis.credit.counterfactual import CounterfactualCredit
+from phronesis.credit.distillation import OPDCredit
 from phronesis.credit.earl import EARLCredit
 from phronesis.credit.gae import GAECredit, SAOCredit
 from phronesis.credit.gigpo import GiGPOCredit
@@ -63,6 +64,7 @@ CreditConfig = (
     | CriticalCredit
     | EMPGCredit
     | SELAURCredit
+    | OPDCredit
     | GDPOCredit
     | GPGCredit
     | LitePPOCredit

@@ -56,12 +56,14 @@ class OPDCredit(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, t
 
     needs_siblings: ClassVar[bool] = False
     """A lone episode has credit."""
-    teacher: str = ""
+    teacher: str
     """Checkpoint directory of the teacher, as `save_pretrained` writes it; it must have the student's vocabulary."""
     coef: float = 1.0
     """Scale of the advantage, above 0."""
 
     def __post_init__(self) -> None:
+        if not self.teacher:
+            raise ConfigError("opd teacher is empty; name the checkpoint directory of the model to learn from")
         if not (isfinite(self.coef) and self.coef > 0):
             raise ConfigError(f"opd coef {self.coef!r} must be above 0")
 

@@ -65,13 +65,11 @@ def taught(rule: CreditRule, student: Decoder) -> CreditRule:
     """The rule with the teacher it names, loaded and frozen; a rule that needs none is returned as it is.
 
     Raises:
-        ConfigError: no teacher is named, or its vocabulary is not the student's.
+        ConfigError: its vocabulary is not the student's.
         CheckpointError: it cannot be loaded.
     """
     if not isinstance(rule, NeedsTeacher):
         return rule
-    if not rule.teacher:
-        raise ConfigError("credit.teacher is empty; name the checkpoint directory of the model to learn from")
     decoder = checkpoint.load(rule.teacher).requires_grad_(False).to(student.device)
     if decoder.config.vocab_size != student.config.vocab_size:
         raise ConfigError(
@@ -79,3 +77,13 @@ def taught(rule: CreditRule, student: Decoder) -> CreditRule:
             "distillation compares token by token, so both must share one tokenizer"
         )
     return rule.with_teacher(Teacher(decoder))
+
+
+def check_teacher(rule: CreditRule) -> None:
+    """Refuses, before anything is played, a rule whose teacher is not there.
+
+    Raises:
+        CheckpointError: no model can be read where the rule says.
+    """
+    if isinstance(rule, NeedsTeacher):
+        checkpoint.read_config(rule.teacher)
