@@ -45,8 +45,8 @@ from phronesis.losses import (
     TopEntropy,
     TurnMeanTokenMean,
     TwoSidedLoss,
-    Veto,
     VESPOLoss,
+    Veto,
 )
 from phronesis.train.pulls import evaluate_whole
 
