@@ -68,6 +68,13 @@ def test_a_file_that_is_none(tmp_path, capsys, text):
     assert main([str(tmp_path / "missing.json")]) == 2
 
 
+def test_a_bare_nan_is_read_too(tmp_path):
+    path = tmp_path / "cases.json"
+    padded = '{"x": [[2, NaN]], "mask": [[1, 0]]}'
+    path.write_text(f'{{"cases": [{{"id": "w", "formula": "whiten", "inputs": {padded}, "expected": {{"out": [[0, 0]]}}}}]}}')
+    assert main([str(path)]) == 0
+
+
 def test_agreement():
     assert not mismatches({"a": 100.0001}, {"a": 100}, 1e-5)
     assert mismatches({"a": 100.01}, {"a": 100}, 1e-5)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
@@ -66,6 +67,6 @@ def load(path: Path) -> list[Question]:
         UserError: it cannot be read, or is not a case file.
     """
     try:
-        return msgspec.json.decode(path.read_bytes(), type=_File).cases
-    except (OSError, msgspec.DecodeError) as error:
+        return msgspec.convert(json.loads(path.read_bytes()), _File).cases  # json also reads a bare NaN
+    except (OSError, ValueError, msgspec.ValidationError) as error:
         raise UserError(f"{str(path)!r} is no file of cases: {error}") from error
