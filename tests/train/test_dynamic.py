@@ -6,6 +6,7 @@ import pytest
 from msgspec.structs import replace
 from tiny_jobs import Stopped, config, essence, stop_at
 
+from phronesis.credit import ReinforcePPCredit
 from phronesis.errors import ConfigError
 from phronesis.records import Component, Episode, EpisodeGroup, Reward, Stop, Task
 from phronesis.store import Run
@@ -78,6 +79,11 @@ def test_faults_are_no_signal():
 def test_the_bound_must_allow_one_round():
     with pytest.raises(ConfigError, match="max_rounds 0"):
         DynamicConfig(max_rounds=0)
+
+
+def test_a_group_of_one_never_differs():
+    with pytest.raises(ConfigError, match="dynamic sampling with group_size 1"):
+        config(groups=8, group_size=1, credit=ReinforcePPCredit(), dynamic=DynamicConfig()).validate()
 
 
 def tiny(**changes):

@@ -151,6 +151,11 @@ class RunConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
             raise ConfigError(
                 f"critic.warmup {self.critic.warmup!r} leaves none of the {self.steps!r} steps to the policy; lower it"
             )
+        if self.steps and self.group_size == 1 and self.dynamic is not None:
+            raise ConfigError(
+                "dynamic sampling with group_size 1: an episode alone never differs, so every round would be played in vain; "
+                'set group_size to 2 or more, or dynamic = "none"'
+            )
         if self.groups * self.group_size % self.learner.minibatches:
             raise ConfigError(
                 f"groups x group_size = {self.groups * self.group_size} episodes do not divide into "
