@@ -149,10 +149,13 @@ def test_rules_that_play_on_say_that_they_cannot(rule):
         assign(rule, group(episode([1]), episode([0])))
 
 
-@pytest.mark.parametrize("kind", [ShapleyCredit, HCACredit, HindsightCredit, SelfDistilledCredit])
-def test_rules_that_ask_a_judge_say_that_there_is_none(kind):
+def test_rules_that_ask_say_that_there_is_nobody_to_ask():
+    g = group(episode([1]), episode([0]))
     with pytest.raises(ConfigError, match="name an async function in its 'judge'"):
-        assign(kind(judge=""), group(episode([1]), episode([0])))
+        assign(ShapleyCredit(judge=""), g)
+    for rule in (HCACredit(), HindsightCredit(), SelfDistilledCredit(), IGPOCredit(answer="gold")):
+        with pytest.raises(ConfigError, match=r"asks the trained policy|no text or number 'gold'"):
+            assign(rule, g)
 
 
 @pytest.mark.parametrize("kind", [IGPOCredit, PotentialCredit])
@@ -198,7 +201,7 @@ TAGS = [
 ]
 
 
-JUDGED = ("hca", "hindsight", "igpo", "potential", "self_distilled", "shapley")
+JUDGED = ("igpo", "potential", "shapley")
 
 
 @pytest.mark.parametrize("tag", TAGS)

@@ -13,11 +13,14 @@ from msgspec import Struct
 
 from phronesis.credit.advantages import AnyBaseline, GroupMean, LeaveOneOut
 from phronesis.credit.rule import Rerun, members, value_of
-from phronesis.credit.side import token_credit, token_numbers, turn_credit
+from phronesis.credit.side import POLICY, hindsight_logprobs, token_credit, turn_credit
 from phronesis.credit.trajectory import episode_advantages
 from phronesis.credit.turns import check_gamma, discounted_returns
 from phronesis.errors import ConfigError
 from phronesis.records import Credit, Episode, EpisodeGroup
+
+HINT = "In the end this attempt earned a reward of {reward}."
+"""What the policy is told by default; ours."""
 
 
 def hca(pi: float, h: float, ret: float) -> float:
@@ -72,9 +75,9 @@ def self_distilled(
     return tuple(advantage + lam * min(max(h - p, -most), most) for h, p in zip(hindsight, logprobs, strict=True))
 
 
-async def _gains(episode: Episode, path: str, rule: str) -> list[float]:
+async def _gains(episode: Episode, path: str, rule: str, rerun: Rerun | None, hint: str) -> list[float]:
     """Per turn, the mean over its sampled tokens of ``log h - log pi``; 0 where none was sampled."""
-    rows = await token_numbers(episode, path, rule)
+    rows = await hindsight_logprobs(episode, path, rule, rerun, hint)
     found: list[float] = []
     for turn, row in zip(episode.turns, rows, strict=True):
         parts = [h - p for h, p, s in zip(row, turn.logprobs, turn.sampled, strict=True) if s]
@@ -89,8 +92,10 @@ class HindsightCredit(Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     those of whole turns leave every range; that, the centring, the weight and the clip are ours.
     """
 
-    judge: str
-    """Async function ``(episode, turn) -> nats per token, knowing the outcome``, as ``package.module:name``; `TokenJudge`."""
+    judge: str = POLICY
+    """``policy``, or an async function ``(episode, turn) -> nats per token, knowing the outcome``; see `TokenJudge`."""
+    hint: str = HINT
+    """What the policy is told; ``{reward}`` stands for the reward; ours."""
     weight: float = 1.0
     """Weight of the hindsight part, at least 0; ours."""
     most: float = 2.0
@@ -108,13 +113,13 @@ class HindsightCredit(Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
             raise ConfigError(f"hindsight most {self.most!r} must be at least 1")
 
     async def assign(self, group: EpisodeGroup, rerun: Rerun | None = None) -> Credit:
-        """Credit of one group; `rerun` is not used.
+        """Credit of one group; `rerun` gives the policy to ask.
 
         Raises:
-            ConfigError: there is no judge.
+            ConfigError: there is no judge, or nobody gives the policy.
         """
         advantages = episode_advantages(group, self.baseline)
-        rows = await asyncio.gather(*(_gains(group.episodes[e], self.judge, "hindsight") for e in advantages))
+        rows = await asyncio.gather(*(_gains(group.episodes[e], self.judge, "hindsight", rerun, self.hint) for e in advantages))
         by_turn: dict[int, list[float]] = {}
         for (e, advantage), gains in zip(advantages.items(), rows, strict=True):
             returns = discounted_returns(group.episodes[e], self.gamma)
@@ -129,8 +134,10 @@ class HCACredit(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, t
     A turn that the outcome says nothing about (h = pi) gets 0. See `hca`.
     """
 
-    judge: str
-    """Async function ``(episode, turn) -> nats per token, knowing the outcome``, as ``package.module:name``; `TokenJudge`."""
+    judge: str = POLICY
+    """``policy``, or an async function ``(episode, turn) -> nats per token, knowing the outcome``; see `TokenJudge`."""
+    hint: str = HINT
+    """What the policy is told; ``{reward}`` stands for the reward; ours."""
     most: float = 5.0
     """Largest ``pi / h``, at least 1; ours."""
 
@@ -139,13 +146,13 @@ class HCACredit(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, t
             raise ConfigError(f"hca most {self.most!r} must be at least 1")
 
     async def assign(self, group: EpisodeGroup, rerun: Rerun | None = None) -> Credit:
-        """Credit of one group; `rerun` is not used.
+        """Credit of one group; `rerun` gives the policy to ask.
 
         Raises:
-            ConfigError: there is no judge.
+            ConfigError: there is no judge, or nobody gives the policy.
         """
         kept = members(group, compared=False).kept
-        rows = await asyncio.gather(*(_gains(group.episodes[e], self.judge, "hca") for e in kept))
+        rows = await asyncio.gather(*(_gains(group.episodes[e], self.judge, "hca", rerun, self.hint) for e in kept))
         least = -log(self.most)
         by_turn: dict[int, list[float]] = {}
         for e, gains in zip(kept, rows, strict=True):
@@ -159,8 +166,10 @@ class SelfDistilledCredit(Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     See `self_distilled`; weight and clip are ours. The control is the hindsight of another episode, which must not help.
     """
 
-    judge: str
-    """Async function ``(episode, turn) -> nats per token, knowing the outcome``, as ``package.module:name``; `TokenJudge`."""
+    judge: str = POLICY
+    """``policy``, or an async function ``(episode, turn) -> nats per token, knowing the outcome``; see `TokenJudge`."""
+    hint: str = HINT
+    """What the policy is told; ``{reward}`` stands for the reward; ours."""
     lam: float = 1.0
     """Weight of the difference; ours."""
     most: float = 1.0
@@ -173,13 +182,15 @@ class SelfDistilledCredit(Struct, frozen=True, kw_only=True, forbid_unknown_fiel
             raise ConfigError(f"self_distilled lam {self.lam!r} must be finite and most {self.most!r} above 0")
 
     async def assign(self, group: EpisodeGroup, rerun: Rerun | None = None) -> Credit:
-        """Credit of one group; `rerun` is not used.
+        """Credit of one group; `rerun` gives the policy to ask.
 
         Raises:
-            ConfigError: there is no judge.
+            ConfigError: there is no judge, or nobody gives the policy.
         """
         advantages = episode_advantages(group, self.baseline)
-        rows = await asyncio.gather(*(token_numbers(group.episodes[e], self.judge, "self_distilled") for e in advantages))
+        rows = await asyncio.gather(
+            *(hindsight_logprobs(group.episodes[e], self.judge, "self_distilled", rerun, self.hint) for e in advantages)
+        )
         found: dict[int, list[tuple[float, ...]]] = {}
         for (e, advantage), judged in zip(advantages.items(), rows, strict=True):
             turns = zip(group.episodes[e].turns, judged, strict=True)

@@ -16,7 +16,7 @@ from msgspec import Struct
 
 from phronesis.credit.advantages import AnyBaseline, GroupMean
 from phronesis.credit.rule import Rerun, members, value_of
-from phronesis.credit.side import need_source, points, turn_credit
+from phronesis.credit.side import need_policy, need_source, points, turn_credit
 from phronesis.credit.turns import Pool, chain, check_gamma, is_chain, pool_keys, pooled_advantages, tree_returns
 from phronesis.errors import ConfigError
 from phronesis.records import Credit, Episode, EpisodeGroup
@@ -66,6 +66,8 @@ class IGPOCredit(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, 
     """Async function ``(episode, turn) -> probability of the right answer`` as ``package.module:name``; see `TurnJudge`."""
     metric: str = ""
     """Without a judge: the name under which the environment reports the probability after each turn."""
+    answer: str = ""
+    """Without both: the key of `Task.payload` that holds the right answer, which the policy then scores before every turn."""
     gamma: float = 1.0
     """Discount per turn, in [0, 1]."""
     pool: Pool = "turn"
@@ -75,21 +77,36 @@ class IGPOCredit(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, 
 
     def __post_init__(self) -> None:
         check_gamma(self.gamma)
-        need_source(self.judge, self.metric, "igpo")
+        need_source(self.judge, self.metric, "igpo", self.answer)
 
     async def assign(self, group: EpisodeGroup, rerun: Rerun | None = None) -> Credit:
-        """Credit of one group; `rerun` is not used.
+        """Credit of one group; with `answer`, `rerun` gives the policy to ask.
 
         Raises:
-            ConfigError: neither a judge nor a metric, or an episode forks.
+            ConfigError: an episode forks, a task has no answer, or nobody gives the policy.
         """
         kept = members(group).kept
-        rows = await asyncio.gather(*(self._returns(group.episodes[e]) for e in kept))
+        rows = await asyncio.gather(*(self._returns(group.episodes[e], rerun) for e in kept))
         keys = {e: pool_keys(group.episodes[e], self.pool) for e in kept}
         return turn_credit(group, pooled_advantages(dict(zip(kept, rows, strict=True)), keys, self.baseline))
 
-    async def _returns(self, episode: Episode) -> tuple[float, ...]:
+    async def _returns(self, episode: Episode, rerun: Rerun | None) -> tuple[float, ...]:
         if not is_chain(episode):
             raise ConfigError(f"igpo reads chains of turns and episode {episode.id!r} forks; choose 'tree'")
-        found = await points(episode, path=self.judge, metric=self.metric, rule="igpo")
-        return igpo(found[: len(episode.turns)], value_of(episode), self.gamma).returns
+        n = len(episode.turns)
+        if self.answer:
+            text, policy = self._answer(episode), need_policy(rerun, "igpo")
+            rows = await asyncio.gather(*(policy.answer(episode, k, text) for k in range(n)))
+            found = [answer_probability(row) for row in rows]
+        else:
+            found = (await points(episode, path=self.judge, metric=self.metric, rule="igpo"))[:n]
+        return igpo(found, value_of(episode), self.gamma).returns
+
+    def _answer(self, episode: Episode) -> str:
+        text: object = episode.task.payload.get(self.answer)
+        if not isinstance(text, str | int | float):
+            raise ConfigError(
+                f"task {episode.task.id!r} has no text or number {self.answer!r} in its payload for igpo to score as the answer; "
+                f"there are {sorted(episode.task.payload)}"
+            )
+        return str(text)

@@ -44,6 +44,37 @@ class PartJudge(Protocol):
         ...
 
 
+@runtime_checkable
+class Asks(Protocol):
+    """The policy, asked beside the episodes; a re-runner that can is one of these too."""
+
+    async def answer(self, episode: Episode, turn: int, text: str) -> tuple[float, ...]:
+        """Nats of the tokens of `text`, had the policy said it instead of turn `turn`."""
+        ...
+
+    async def hindsight(self, episode: Episode, turn: int, hint: str) -> tuple[float, ...]:
+        """Nats `[T]` of the turn's tokens, had the opening ended with `hint`."""
+        ...
+
+
+POLICY = "policy"
+"""A judge of this name is the trained policy itself."""
+
+
+def need_policy(rerun: Rerun | None, rule: str) -> Asks:
+    """The policy to ask.
+
+    Raises:
+        ConfigError: nobody offers it.
+    """
+    if not isinstance(rerun, Asks):
+        raise ConfigError(
+            f"credit rule {rule!r} asks the trained policy, and no rerun was given that can; train with a run, "
+            "or name a judge as 'package.module:name'"
+        )
+    return rerun
+
+
 def need_rerun(rerun: Rerun | None, rule: str) -> Rerun:
     """The re-runner.
 
@@ -81,12 +112,12 @@ def judge(path: str, rule: str, what: str) -> object:
     return found
 
 
-def need_source(path: str, metric: str, rule: str) -> None:
-    """Raises ConfigError unless a judge or a metric is named, and only one of them."""
-    if bool(path) == bool(metric):
+def need_source(path: str, metric: str, rule: str, *others: str) -> None:
+    """Raises ConfigError unless a judge or a metric or another source is named, and only one of them."""
+    if sum(map(bool, (path, metric, *others))) != 1:
         raise ConfigError(
             f"credit rule {rule!r} needs a number at every turn; name either a 'metric' the environment reports in "
-            "Reply.metrics, or a 'judge' as 'package.module:name'"
+            "Reply.metrics, or a 'judge' as 'package.module:name'" + ", or the 'answer' in the task's payload" * bool(others)
         )
 
 
@@ -121,6 +152,27 @@ def _reported(episode: Episode, turn: int, name: str, default: float | None) -> 
             "or name a 'judge' instead"
         )
     return value
+
+
+async def hindsight_logprobs(episode: Episode, path: str, rule: str, rerun: Rerun | None, hint: str) -> list[list[float]]:
+    """Log-probabilities of every turn's tokens in hindsight, ``[turns][T]``: a judge's, or those of the policy under a hint.
+
+    Args:
+        episode: finished and scored.
+        path: of the judge, or `POLICY`.
+        rule: who asks, for messages.
+        rerun: gives the policy.
+        hint: what the policy is told; ``{reward}`` stands for the episode's reward.
+
+    Raises:
+        ConfigError: no judge, or nobody gives the policy.
+        TrainingError: see `token_numbers`.
+    """
+    if path != POLICY:
+        return await token_numbers(episode, path, rule)
+    asked, told = need_policy(rerun, rule), hint.replace("{reward}", f"{value_of(episode):g}")
+    rows = await asyncio.gather(*(asked.hindsight(episode, k, told) for k in range(len(episode.turns))))
+    return [list(row) for row in rows]
 
 
 async def token_numbers(episode: Episode, path: str, rule: str) -> list[list[float]]:

@@ -23,13 +23,15 @@ from phronesis.env import Snapshots
 from phronesis.errors import AllFaulted, ConfigError, EnvFault
 from phronesis.policy import prompt_crc
 from phronesis.records import Episode, EpisodeGroup, Failure, Stop
+from phronesis.rollout.asking import Asking
 from phronesis.rollout.play import Stage, Ticket, finish, open_attempt, score
 from phronesis.rollout.session import REPLAY_DIFFERS, Attempt, EpisodeOver, EpisodeSession
 from phronesis.seeding import stream
 
 
-class Reruns:
-    """Plays continuations on a stage and keeps their account; implements `phronesis.credit.rule.Rerun`.
+class Reruns(Asking):
+    """Plays continuations on a stage and keeps their account; implements `phronesis.credit.rule.Rerun`, and
+    `phronesis.credit.side.Asks` by `Asking`.
 
     Continuation i (counted over all calls for that turn) of an episode draws from ``stream(episode.seed, "rerun", turn, i)``,
     so equal calls in equal order give equal rewards, and no draw is shared with the episode or another continuation.
