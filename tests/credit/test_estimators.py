@@ -301,6 +301,9 @@ TABLE = {
     "drgrpo": [0.0675, 0.1575, 0.1875, 0.0675],
     "opo": [0.0675, 0.1575, 0.1875, 0.0675],
     "grpo": [0.131744, 0.297275, 0.349879, 0.131744],
+    "lite-ppo": [0.131744, 0.297275, 0.349879, 0.131744],
+    "rfpp-baseline": [0.131744, 0.297275, 0.349879, 0.131744],
+    "gpg": [0.0675, 0.1575, 0.1875, 0.0675],
     "maxrl": [0.2439, 0.4599, 0.4375, 0.0999],
 }
 
@@ -320,6 +323,35 @@ def test_closed_forms(n, p):
     # only the success of a group with exactly one is credited, 1 over its deviation 1/sqrt(n)
     single = n * p * (1 - p) ** (n - 1) * math.sqrt(n) * (1 - p) / n
     assert expected_gradient(lambda r: best_only(r, eps=1e-12), n, p) == pytest.approx(single)
+
+
+COMPARING = sorted(set(ESTIMATORS) - {"reinforce"})
+
+
+@pytest.mark.parametrize("name", COMPARING)
+@given(
+    values=st.lists(st.sampled_from([0.0, 0.25, 1.0, 2.0]), min_size=2, max_size=7), random=st.randoms(use_true_random=False)
+)
+def test_members_are_treated_alike(name, values, random):
+    order = list(range(len(values)))
+    random.shuffle(order)
+    plain = estimator(name)(values)
+    assert estimator(name)([values[i] for i in order]) == pytest.approx([plain[i] for i in order], abs=1e-9)
+
+
+@pytest.mark.parametrize("name", COMPARING)
+def test_equal_returns_and_a_lone_one_say_nothing(name):
+    for values in ([0.1] * 3, [0.3] * 7, [-2.0] * 2, [1e-9] * 4, [0.7]):
+        assert not any(estimator(name)(values))
+
+
+@pytest.mark.parametrize("name", sorted(set(COMPARING) - {"maxrl"}))
+@given(
+    values=st.lists(st.sampled_from([0.0, 0.25, 1.0, 2.0]), min_size=2, max_size=7), constant=st.sampled_from([-3.0, 0.5, 8.0])
+)
+def test_a_constant_changes_no_comparison(name, values, constant):
+    rule = estimator(name)
+    assert rule([v + constant for v in values]) == pytest.approx(rule(values), abs=1e-9)
 
 
 def test_grpo_weighs_difficulties_differently():

@@ -6,7 +6,9 @@ from collections.abc import Callable, Sequence
 from math import comb, fsum
 
 from phronesis.credit.advantages import BestOnly, GroupMean, GroupStandard, LeaveOneOut, MaxRL, NoBaseline
+from phronesis.credit.batchwide import gpg, lite_ppo
 from phronesis.credit.lengths import opo
+from phronesis.credit.whitening import whiten
 from phronesis.errors import UnknownName
 
 Estimator = Callable[[Sequence[float]], Sequence[float]]
@@ -20,8 +22,11 @@ ESTIMATORS: dict[str, Estimator] = {
     "maxrl": MaxRL(singleton="zero").advantages,
     "passk-adv": BestOnly(singleton="zero").advantages,
     "opo": lambda returns: opo(returns, [1] * len(returns)).advantages,
+    "gpg": lambda returns: gpg(returns, [0] * len(returns)).advantages,
+    "lite-ppo": lambda returns: lite_ppo(returns, [0] * len(returns)),
+    "rfpp-baseline": lambda returns: whiten([GroupMean(singleton="zero").advantages(returns)])[0],
 }
-"""Group estimators by formula id."""
+"""Estimators by formula id, as they are where one group of one-token episodes is the whole step."""
 
 
 def estimator(name: str) -> Estimator:
@@ -47,8 +52,9 @@ def expected_gradient(advantages: Estimator, n: int, p: float) -> float:
 
     ========  =======  =======  =======  =======  ===================================================================
     RLOO      .09      .21      .25      .09      the true gradient
-    Dr.GRPO   .0675    .1575    .1875    .0675    (n-1)/n of it, as OPO at equal lengths
-    GRPO      .131744  .297275  .349879  .131744  biased: another factor at every difficulty, 1.40 to 1.46
+    Dr.GRPO   .0675    .1575    .1875    .0675    (n-1)/n of it, as OPO at equal lengths and GPG in a step of one group
+    GRPO      .131744  .297275  .349879  .131744  biased: another factor at every difficulty, 1.40 to 1.46; so LitePPO and
+                                                  REINFORCE++ with a baseline in a step of one group
     MaxRL     .2439    .4599    .4375    .0999    (1-p)(1 - (1-p)^(n-1)): maximum likelihood, truncated
     ========  =======  =======  =======  =======  ===================================================================
 
