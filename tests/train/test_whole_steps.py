@@ -31,6 +31,7 @@ from phronesis.losses import (
 from phronesis.records import Batch, Segment
 from phronesis.train.batching import build_batch
 from phronesis.train.learner import Learner, LearnerConfig
+from phronesis.train.measures import update_metrics
 from phronesis.train.optimizer import AdamWConfig
 from phronesis.train.packed import pack
 from phronesis.train.pulls import needs_whole
@@ -223,3 +224,16 @@ def test_step_size_follows_the_effective_number_of_sequences(decoder, batch):
 def test_a_loss_that_reads_entropy_needs_it():
     with pytest.raises(ConfigError, match="entropy = true"):
         LearnerConfig(loss=LossConfig(corrections=(TopEntropy(),)))
+
+
+def test_what_corrections_did_is_a_metric(decoder, batch):
+    loss = LossConfig(corrections=(TokenMIS(low=0.7, high=1.4), K3Reject(threshold=0.05)), kl=KLInLoss(coef=0.1))
+    done, _ = followed(decoder, shifted(batch), loss=loss)
+    found = update_metrics(done)
+    assert (
+        0
+        < found["update/left_out_share"]
+        == pytest.approx(min(1.0, done.shares["zeroed_mis"] + done.shares["rejected_k3_reject"]))
+    )
+    assert found["update/weight"] == pytest.approx(done.shares["weight"]) and found["update/ref_kl"] == 0.0
+    assert "update/weight" not in update_metrics(followed(decoder, batch)[0])

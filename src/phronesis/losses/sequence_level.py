@@ -88,7 +88,7 @@ def vespo(inputs: LossInputs, *, k_pos: float, lam_pos: float, k_neg: float, lam
     moved_N = log_ratio(inputs.logp_theta_N.detach(), inputs.logp_old_N)
     product_N = spread(sequence_sum(moved_N, inputs), inputs)
     weight_N = vespo_weight(product_N, inputs.advantages_N, k_pos=k_pos, lam_pos=lam_pos, k_neg=k_neg, lam_neg=lam_neg)
-    return TokenTerms(weight_N * reinforce(inputs.logp_theta_N, inputs.advantages_N), {"weight": weight_N})
+    return TokenTerms(weight_N * reinforce(inputs.logp_theta_N, inputs.advantages_N), {"sequence_weight": weight_N})
 
 
 class GSPOLoss(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="gspo"):

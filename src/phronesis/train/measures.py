@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from statistics import fmean, pstdev
 
 from phronesis.env import EnvSpec
@@ -72,7 +72,15 @@ def update_metrics(update: UpdateMetrics) -> dict[str, float]:
         "mismatch/kl": update.mismatch_kl,
         "mismatch/max_logprob_difference": update.mismatch_max,
         "mismatch/mean_logprob_difference": update.mismatch_mean,
-    }
+    } | _corrections(update.shares)
+
+
+def _corrections(shares: Mapping[str, float]) -> dict[str, float]:
+    """What corrections and a reference did, where the loss has them."""
+    left_out = [v for k, v in shares.items() if k.startswith(("zeroed_", "rejected_"))]
+    found = {"update/left_out_share": min(1.0, sum(left_out))} if left_out else {}
+    keys = {"update/weight": "weight", "update/ref_kl": "ref_kl"}
+    return found | {key: shares[name] for key, name in keys.items() if name in shares}
 
 
 def _rewards(spec: EnvSpec, episodes: Sequence[Episode]) -> dict[str, float]:

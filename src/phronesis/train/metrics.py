@@ -92,6 +92,13 @@ _DEFINED = (
     _metric("update/ratio_max", "ratio", "Largest new/old probability ratio of a trained token.", "max"),
     _metric("update/advantage_mean", "reward", "Mean advantage over trained tokens; near 0 for centred advantages."),
     _metric("update/advantage_std", "reward", "Standard deviation of the advantage over trained tokens."),
+    _metric(
+        "update/left_out_share",
+        "share",
+        "Share of trained tokens that corrections left out, by weight 0 or by rejection, summed over corrections.",
+    ),
+    _metric("update/weight", "ratio", "Mean factor that corrections put on a trained token's loss; 0 where left out."),
+    _metric("update/ref_kl", "nats", "Mean configured estimate of the divergence from the reference per trained token."),
     _metric("update/tokens", "tokens", "Trained tokens in the update.", "sum"),
     _metric(
         "mismatch/kl",
