@@ -106,7 +106,7 @@ class IGPOCredit(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, 
         text: object = episode.task.payload.get(self.answer)
         if not isinstance(text, str | int | float):
             raise ConfigError(
-                f"task {episode.task.id!r} has no text or number {self.answer!r} in its payload for igpo to score as the answer; "
+                f"task {episode.task.id!r} has no text or number {self.answer!r} in its payload for igpo to score; "
                 f"there are {sorted(episode.task.payload)}"
             )
         return str(text)
