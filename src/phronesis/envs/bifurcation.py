@@ -45,7 +45,7 @@ class Bifurcation:
             self._opened = answer == RIGHT
         self._turn += 1
         if self._turn == self._horizon:
-            return Reply(reward=float(self._opened), done=True, errors=errors, state_key="end")
+            return Reply(reward=float(self._opened), done=True, errors=errors, state_key=f"end/{self._opened}")
         return Reply(messages=(say("user", self._room()),), errors=errors, state_key=self._key())
 
     async def close(self) -> None:
