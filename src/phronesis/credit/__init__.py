@@ -22,6 +22,7 @@ from phronesis.credit.batchwide import GDPOCredit, GPGCredit, LitePPOCredit, by_
 from phronesis.credit.build import CreditConfig, build
 from phronesis.credit.cells import CellCredit, HierarchicalCredit, by_cell, hierarchical
 from phronesis.credit.counterfactual import CounterfactualCredit, loo_counterfactual
+from phronesis.credit.distillation import NeedsTeacher, OPDCredit, TeacherScores, opd_advantages
 from phronesis.credit.earl import EARLCredit, ToolGains, earl_advantages
 from phronesis.credit.enumeration import expected_gradient
 from phronesis.credit.gae import GAECredit, SAOCredit, gae, gae_skip, lambda_len
@@ -98,8 +99,10 @@ __all__ = [
     "MTGRPOCredit",
     "MaxRL",
     "Members",
+    "NeedsTeacher",
     "NeedsValues",
     "NoBaseline",
+    "OPDCredit",
     "OPOCredit",
     "OptimalTokenCredit",
     "POADCredit",
@@ -122,6 +125,7 @@ __all__ = [
     "Settles",
     "ShapleyCredit",
     "StepPair",
+    "TeacherScores",
     "TokenJudge",
     "TokenValues",
     "ToolGains",
@@ -163,6 +167,7 @@ __all__ = [
     "max_rl",
     "members",
     "ntpo",
+    "opd_advantages",
     "opo",
     "optimal_token",
     "otb",

@@ -12,6 +12,7 @@ from phronesis.credit.build import CreditConfig
 from phronesis.credit.gigpo import GiGPOCredit
 from phronesis.credit.rule import ComparesSiblings
 from phronesis.credit.trajectory import TrajectoryCredit
+from phronesis.data.order import Listed, TaskOrder
 from phronesis.errors import ConfigError, GroupTooSmall
 from phronesis.models.tiny import TinyModel
 from phronesis.rollout.limits import Limits, Sampling
@@ -91,6 +92,8 @@ class RunConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Tasks per step, at least 1."""
     group_size: int = 8
     """Episodes per task, at least 1."""
+    tasks: TaskOrder = Listed()
+    """Which training task comes next; evaluation takes them as listed."""
     dynamic: DynamicConfig | None = None
     """Replace groups whose episodes all earned the same (DAPO); None learns from what comes."""
     credit: CreditConfig | str = TrajectoryCredit()

@@ -42,6 +42,7 @@ from phronesis.train.progress import Listener, Progress, silent
 from phronesis.train.seat import Seat, seat
 from phronesis.train.summary import Summary, summarise_run
 from phronesis.train.supervised import SupervisedStep, fit
+from phronesis.train.teacher import check_teacher, taught
 
 log = logging.getLogger(__name__)
 
@@ -89,15 +90,19 @@ def check(config: RunConfig, spec: EnvSpec) -> None:
     """Refuses, before anything is written, what would only fail after priming or playing.
 
     Raises:
-        ConfigError: priming without demonstrations, a credit rule that cannot be built, or one whose critic is missing or idle.
+        ConfigError: priming without demonstrations, an order of tasks the environment does not allow, a credit rule that cannot
+            be built, or one whose critic is missing or idle.
+        CheckpointError: a teacher that cannot be read.
         UnknownName: a split the environment lacks.
     """
     if config.prime is not None and spec.demonstrate is None:
         raise ConfigError(f'environment {spec.name!r} has no demonstrations to prime on; set prime = "none"')
-    SpecTasks(spec, "train", config.seed)
+    config.tasks.source(spec, "train", config.seed)
     if config.evaluation.tasks:
         SpecTasks(spec, "heldout", config.seed)
-    check_critic(credit.build(config.credit), config.critic)
+    rule = credit.build(config.credit)
+    check_critic(rule, config.critic)
+    check_teacher(rule)
 
 
 class _Look:
@@ -134,7 +139,7 @@ class _Job:
         self.folder = writer.layout.checkpoints
         self.phases = Phases(writer.path / "phases.json")
         self.hash = config_hash(config)
-        self.source = SpecTasks(spec, "train", config.seed)
+        self.source = config.tasks.source(spec, "train", config.seed)
         self.credit = credit.build(config.credit)
 
     async def run(self) -> Summary:
@@ -249,7 +254,7 @@ class _Job:
             config=config,
             stage=policy.stage(self.spec, config, config.sampling),
             source=self.source,
-            credit=self.credit,
+            credit=taught(self.credit, policy.decoder),
             learner=policy.learner,
             run=self.writer,
             after_step=after_step,
