@@ -48,6 +48,8 @@ from phronesis.train.supervised import SupervisedConfig
 
 GROUPS, GROUP, STEPS, CONTINUATIONS = 4, 4, 20, 2
 """Episodes of a step, steps of a rule that plays nothing again, and continuations a turn of one that does."""
+MATTERS = 0.1
+"""Exact advantages below this are not compared."""
 MODEL = TinyModel(width=32, layers=2, heads=2, kv_heads=2, head_dim=16, mlp_width=64, max_positions=1024, embed_std=0.4)
 
 
@@ -112,6 +114,8 @@ class Seen:
                 continue
             given = [statistics.fmean(row) for row in values]
             wanted = exact(group, e)
+            if max(map(abs, wanted)) < MATTERS:
+                continue  # nothing to tell: the policy is as good as certain here
             at = wanted.index(max(wanted, key=abs))
             larger = sum(abs(g) > abs(given[at]) + 1e-12 for g in given)
             equal = sum(abs(abs(g) - abs(given[at])) <= 1e-12 for g in given)
