@@ -4,7 +4,7 @@ import pytest
 from tiny_jobs import config
 
 from phronesis.config import load
-from phronesis.credit import CriticalCredit, EMPGCredit, TreeCredit, VinePPOCredit
+from phronesis.credit import CriticalCredit, EMPGCredit, SelfDistilledCredit, TreeCredit, VinePPOCredit
 from phronesis.errors import ConfigError
 from phronesis.store import Run
 from phronesis.train import job
@@ -22,7 +22,10 @@ def curves(folder, rule, *names):
         return [[v for _, v in run.curve(name)] for name in names]
 
 
-@pytest.mark.parametrize("rule", [EMPGCredit(), CriticalCredit(share=0.5), TreeCredit()], ids=lambda r: type(r).__name__)
+RULES = [EMPGCredit(), CriticalCredit(share=0.5), TreeCredit(), SelfDistilledCredit()]
+
+
+@pytest.mark.parametrize("rule", RULES, ids=lambda r: type(r).__name__)
 def test_a_rule_of_turns_trains(tmp_path, rule):
     (tokens,) = curves(tmp_path / "run", rule, "update/tokens")
     assert max(tokens) > 0
