@@ -189,3 +189,21 @@ def test_settings_that_make_no_sense():
     ):  # fmt: skip
         with pytest.raises(ConfigError):
             make()
+
+
+def test_whitened_over_the_step_not_over_the_group():
+    """Advantages 1, 0 and 2 over two groups, one token each; a lone survivor keeps its place."""
+    groups = []
+    for name, rewards in (("a", (1.0, 0.0)), ("b", (2.0, None))):
+        stops = [Stop.infra_fault if r is None else Stop.completed for r in rewards]
+        found = [episode(turn(None, True), rewards={0: r or 0.0}, stop=s) for r, s in zip(rewards, stops, strict=True)]
+        groups.append(EpisodeGroup(id=name, task=TASK, episodes=tuple(found)))
+    for rule in (GAECredit(whiten=True), TurnGAECredit(whiten=True), POADCredit(whiten=True)):
+        bound = rule.with_values(lambda e: ((0.0,),))
+        raw = [asyncio.run(bound.assign(g)) for g in groups]
+        assert [c.values for c in raw] == [(((1.0,),), ((0.0,),)), (((2.0,),), None)]
+        found = bound.settle(groups, raw)
+        assert found[0].values == (((near(0.0, abs=1e-9),),), ((near(-1.0),),)) and found[1].values == (((near(1.0),),), None)
+        assert found[1].reasons == (None, "infra_fault")
+    plain = GAECredit().with_values(lambda e: ((0.0,),))
+    assert plain.settle(groups, raw) == raw

@@ -104,6 +104,9 @@ class GAECredit(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, t
     """Memory of the policy's advantages, in [0, 1]; below 1 they are biased by what the critic has not learned."""
     critic_lam: float = 1.0
     """The same for the returns the critic learns towards; 1 is the plain return."""
+    whiten: bool = False
+    """Centre and scale advantages over all sampled tokens of the step, as PPO codes do: steadier while the critic is wrong
+    about the level of the returns, and no longer in units of reward."""
 
     def __post_init__(self) -> None:
         check_gamma(self.gamma)
@@ -119,7 +122,7 @@ class GAECredit(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, t
 
     def with_values(self, values: Values) -> CreditRule:
         """The rule over one step's values."""
-        return Bound(self, values)
+        return Bound(self, values, self.whiten)
 
     def advantages(self, episode: Episode, values: TokenValues) -> TokenValues:
         """Credit of one episode."""

@@ -89,6 +89,8 @@ class POADCredit(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, 
     """Memory of the policy's advantages, per token, in [0, 1]."""
     critic_lam: float = 1.0
     """The same for the returns the critic learns towards."""
+    whiten: bool = False
+    """Centre and scale advantages over all sampled tokens of the step; see `GAECredit`."""
 
     def __post_init__(self) -> None:
         check_gamma(self.gamma)
@@ -104,7 +106,7 @@ class POADCredit(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, 
 
     def with_values(self, values: Values) -> CreditRule:
         """The rule over one step's values."""
-        return Bound(self, values)
+        return Bound(self, values, self.whiten)
 
     def advantages(self, episode: Episode, values: TokenValues) -> TokenValues:
         """Credit of one episode."""

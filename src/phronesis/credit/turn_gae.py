@@ -47,6 +47,8 @@ class TurnGAECredit(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     """Memory of the policy's advantages, per turn, in [0, 1]."""
     critic_lam: float = 1.0
     """The same for the returns the critic learns towards."""
+    whiten: bool = False
+    """Centre and scale advantages over all sampled tokens of the step; see `GAECredit`."""
 
     def __post_init__(self) -> None:
         check_gamma(self.gamma)
@@ -62,7 +64,7 @@ class TurnGAECredit(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 
     def with_values(self, values: Values) -> CreditRule:
         """The rule over one step's values."""
-        return Bound(self, values)
+        return Bound(self, values, self.whiten)
 
     def advantages(self, episode: Episode, values: TokenValues) -> TokenValues:
         """Credit of one episode."""

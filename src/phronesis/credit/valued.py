@@ -7,10 +7,16 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
+from msgspec.structs import replace
+
 from phronesis.credit.rule import Rerun, TokenValues, Values, members
 from phronesis.credit.turns import predecessors
+from phronesis.credit.whitening import settled
 from phronesis.errors import ConfigError
 from phronesis.records import Credit, Episode, EpisodeGroup
+
+WHITEN_EPS = 1e-8
+"""Added to the variance when whitening; convention of formula [whiten]."""
 
 
 class Ahead(NamedTuple):
@@ -80,6 +86,8 @@ class Bound:
     """How values become credit."""
     values: Values
     """What the critic expected."""
+    whiten: bool = False
+    """Centre and scale the credit over all sampled tokens of the step; see `phronesis.credit.whitening.whiten`."""
 
     async def assign(self, group: EpisodeGroup, rerun: Rerun | None = None) -> Credit:
         """Credit of one group; `rerun` is not used. `Credit.zero_variance` is set when all of it is 0."""
@@ -90,6 +98,13 @@ class Bound:
             rows[i] = self.estimator.advantages(episode, self.values(episode))
         silent = not any(a for episode in rows if episode is not None for row in episode for a in row)
         return Credit(group=group.id, values=tuple(rows), reasons=reasons, zero_variance=silent)
+
+    def settle(self, groups: Sequence[EpisodeGroup], credits: Sequence[Credit]) -> list[Credit]:
+        """The credit as it is, or whitened over the step."""
+        if not self.whiten:
+            return list(credits)
+        whitened = settled(groups, credits, WHITEN_EPS)
+        return [replace(new, reasons=old.reasons) for new, old in zip(whitened, credits, strict=True)]
 
 
 def needs_critic(rule: str) -> ConfigError:

@@ -56,7 +56,8 @@ class CriticConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     epochs: int = 1
     """Passes over each step's episodes, one optimiser step each, at least 1; SAO makes 2."""
     clip: float | None = 0.2
-    """Values are pulled no further than this from where they were before the step (see `value_clip`); None means freely."""
+    """Values are pulled no further than this from where they were before the step (see `value_clip`); None means freely, as
+    during the warm-up in any case (ours): a head that begins at 0 would need many small steps to the level of the returns."""
     max_grad_norm: float | None = 1.0
     """Longer gradients are scaled down to this Euclidean norm; None means never."""
     precision: Precision = "fp32"
@@ -195,6 +196,7 @@ class Critic(nn.Module):
         Raises:
             TrainingError: a target, loss or gradient is not finite; no weight was changed by the failing pass.
         """
+        clip = self.config.clip if self.ready else None
         self.steps += 1
         if not look.parts:
             return None
@@ -206,7 +208,7 @@ class Critic(nn.Module):
         before_K, target_K = torch.cat(look.values), torch.cat(returns)
         if not bool(target_K.isfinite().all()):
             raise TrainingError("the critic's targets are not finite; mend the rubric to return finite scores")
-        passes = [self._descend(look, returns, target_K.numel()) for _ in range(self.config.epochs)]
+        passes = [self._descend(look, returns, clip) for _ in range(self.config.epochs)]
         return CriticMetrics(
             loss=passes[0].loss,
             grad_norm=sum(p.grad_norm for p in passes) / len(passes),
@@ -228,12 +230,12 @@ class Critic(nn.Module):
         self.stepper.restore(state["stepper"])
         self.steps = int(state["steps"])
 
-    def _descend(self, look: Look, returns: Sequence[Tensor], tokens: int) -> _Pass:
+    def _descend(self, look: Look, returns: Sequence[Tensor], clip: float | None) -> _Pass:
         """One optimiser step over all parts."""
-        total, clipped = 0.0, 0
+        total, clipped, tokens = 0.0, 0, sum(r.numel() for r in returns)
         try:
             for part, old_K, returns_K in zip(look.parts, look.values, returns, strict=True):
-                terms = value_clip(self.expect(part), old_K, returns_K, clip=self.config.clip)
+                terms = value_clip(self.expect(part), old_K, returns_K, clip=clip)
                 loss = value_loss(terms, tokens)
                 value = float(loss.detach())
                 if not isfinite(value):
