@@ -50,3 +50,8 @@ def group(*episodes, name="g", payload=None):
 def returns(*rewards, name="g", tokens=2, payload=None):
     """A group of one-turn episodes with these rewards."""
     return group(*(episode([r], sampled=(True,) * tokens) for r in rewards), name=name, payload=payload)
+
+
+async def squares(episode, turn):
+    """Sums of squared probabilities, as a judge would know them."""
+    return [0.5 if episode.id == "won" else 0.3] * len(episode.turns[turn].completion)

@@ -70,6 +70,15 @@ def test_the_optimal_token_baseline_of_recorded_episodes():
     assert assign(OptimalTokenCredit(), returns(0, 0)).zero_variance
 
 
+def test_the_optimal_token_baseline_with_the_sums_of_squares():
+    halves = (math.log(0.5),) * 2
+    won, lost = episode([1.0], logprobs=halves, name="won"), episode([0.0], logprobs=halves, name="lost")
+    credit = assign(OptimalTokenCredit(judge="credit_groups:squares"), group(won, lost))
+    # energies .5, 1 where the mass lies on two tokens; .3, .6 where the rest is spread over many
+    assert credit.values[0][0] == pytest.approx([1 - 0.5 / 0.8, 1 - 1 / 1.6], abs=1e-6)
+    assert credit.values[1][0] == pytest.approx([-0.5 / 0.8, -1 / 1.6], abs=1e-6)
+
+
 def test_remax_plays_one_greedy_episode_a_group():
     asked = []
 

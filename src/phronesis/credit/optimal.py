@@ -10,6 +10,7 @@ from msgspec import Struct
 
 from phronesis.credit.returns import reward_to_go, token_returns
 from phronesis.credit.rule import Rerun, members, spread_tokens
+from phronesis.credit.side import token_numbers
 from phronesis.errors import ConfigError
 from phronesis.records import Credit, Episode, EpisodeGroup
 
@@ -74,11 +75,14 @@ def otb(
 class OptimalTokenCredit(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="otb"):
     """Every sampled token gets its undiscounted return minus the optimal token baseline.   See `optimal_token`.
 
-    Episodes record the probability of the sampled token, not the sum of squares over the vocabulary. We take the square of the
-    sampled token alone, its largest lower bound that is known: a token's energy is then ``(1 - pi)^2``. Ours; it ranks tokens
-    the same way, certain ones near 0. Where the rule finds no energy at all, the baseline is the mean of those alive.
+    Episodes record the probability of the sampled token, not the sum of squares over the vocabulary, which a `judge` may know.
+    Without one we take the square of the sampled token alone, the lower bound that is known: a token's energy is then
+    ``(1 - pi)^2``. Ours; like the exact one it is near 0 for certain tokens and grows with doubt.
     """
 
+    judge: str = ""
+    """Import path ``package.module:name`` of an async function ``(episode, turn) -> sums of squared probabilities [T]``; empty
+    takes the lower bound."""
     eps: float = 1e-8
     """Added to the sum of energies, above 0."""
     needs_siblings: ClassVar[bool] = True
@@ -92,12 +96,19 @@ class OptimalTokenCredit(Struct, frozen=True, kw_only=True, forbid_unknown_field
         """Credit of one group; `rerun` is not used."""
         kept = members(group).kept
         episodes = [group.episodes[e] for e in kept]
-        found = optimal_token([token_returns(e) for e in episodes], [_energies(e) for e in episodes], eps=self.eps)
+        energy = [await self._energies(e) for e in episodes]
+        found = optimal_token([token_returns(e) for e in episodes], energy, eps=self.eps)
         silent = not any(any(row) for row in found)
         return spread_tokens(group, dict(zip(kept, found, strict=True)), zero_variance=silent)
 
+    async def _energies(self, episode: Episode) -> list[float]:
+        probabilities = [exp(lp) for lp in _sampled(episode, [turn.logprobs for turn in episode.turns])]
+        if not self.judge:
+            return energies(probabilities, [p * p for p in probabilities])
+        return energies(probabilities, _sampled(episode, await token_numbers(episode, self.judge, "otb")))
 
-def _energies(episode: Episode) -> list[float]:
-    pairs = ((lp, s) for turn in episode.turns for lp, s in zip(turn.logprobs, turn.sampled, strict=True))
-    probabilities = [exp(lp) for lp, sampled in pairs if sampled]
-    return energies(probabilities, [p * p for p in probabilities])
+
+def _sampled(episode: Episode, rows: Sequence[Sequence[float]]) -> list[float]:
+    """The numbers of sampled tokens, over turns in order."""
+    pairs = zip(episode.turns, rows, strict=True)
+    return [x for turn, row in pairs for x, sampled in zip(row, turn.sampled, strict=True) if sampled]
