@@ -59,7 +59,7 @@ from phronesis.credit.rule import (
 from phronesis.credit.search import StepPair, puct, step_pairs
 from phronesis.credit.selection import is_fresh, keep_probability, repair, repair_group
 from phronesis.credit.shapley import ShapleyCredit
-from phronesis.credit.side import PartJudge, TokenJudge, TurnJudge
+from phronesis.credit.side import Asks, PartJudge, TokenJudge, TurnJudge
 from phronesis.credit.stepwise import SPAECredit, VSRMCredit, spae, vsrm
 from phronesis.credit.trajectory import TrajectoryCredit, episode_advantages
 from phronesis.credit.tree import TreeCredit, sibling_advantages, tree_value
@@ -73,6 +73,7 @@ __all__ = [
     "ARPOCredit",
     "ASPOCredit",
     "AnyBaseline",
+    "Asks",
     "Baseline",
     "BestOnly",
     "CellCredit",
