@@ -51,6 +51,10 @@ def test_a_forgotten_truncation():
     assert found.sequence_ratio(100) == pytest.approx(0.005921, abs=1e-6)
     found = truncation(wide(0.05, 0.5, 0.3, 0.15), 0.9)
     assert found.kept == [1, 2, 3] and found.probabilities == pytest.approx([0.526316, 0.315789, 0.157895], abs=1e-6)
+    # the first two have just the mass asked for, whichever way it is rounded
+    for p, mass in (((0.5, 0.3, 0.2), 0.8), ((0.7, 0.1, 0.2), 0.9), ((0.6, 0.3, 0.1), 0.9)):
+        assert len(truncation(wide(*p), mass).kept) == 2
+    assert truncation(wide(0.7, 0.3, 0.0), 1.0).kept == [0, 1]
     assert truncation(wide(0.7, 0.3), 1.0) == ([0, 1], pytest.approx([0.7, 0.3]), pytest.approx(1.0))
     assert truncation(wide(0.7, 0.3, 0.0), 0.1).kept == [0]
     with pytest.raises(ConfigError, match="top_p 0"):

@@ -1,11 +1,13 @@
 """Supervised learning: the loss it follows, packing, and that it learns to copy."""
 
+import math
+
 import pytest
 import torch
 from sampled_groups import VOCABULARY, full_logp, make_decoder
 
 from phronesis.errors import ConfigError, TrainingError
-from phronesis.losses import SequenceMeanTokenMean
+from phronesis.losses import DFTLoss, SequenceMeanTokenMean
 from phronesis.seeding import rng
 from phronesis.train.optimizer import AdamWConfig, Constant, Cosine, Linear
 from phronesis.train.supervised import SupervisedConfig, Trace, fit
@@ -60,6 +62,13 @@ def test_sequence_means(decoder):
     config = SupervisedConfig(optimizer=STILL, batch_tokens=10_000, micro_tokens=50, aggregation=SequenceMeanTokenMean())
     summary = fit(decoder, traces, config)
     assert summary.loss == pytest.approx(sum(sum(row) / len(row) for row in losses) / 5, rel=1e-5)
+
+
+def test_dft_weighs_tokens_by_their_probability(decoder):
+    traces = make_traces(5)
+    flat = [x for row in plain_losses(decoder, traces) for x in row]
+    summary = fit(decoder, traces, SupervisedConfig(optimizer=STILL, batch_tokens=10_000, objective=DFTLoss()))
+    assert summary.loss == pytest.approx(sum(math.exp(-x) * x for x in flat) / len(flat), rel=1e-5)
 
 
 def test_a_common_prompt_is_computed_once_per_step(decoder):

@@ -18,6 +18,7 @@ from phronesis.errors import ConfigError
 _DIGITS = 8
 _SMALLEST = -126
 _LARGEST = 128
+_TIE = 1e-12
 
 
 class TemperatureRatio(NamedTuple):
@@ -89,7 +90,8 @@ def truncation(p_V: Tensor, top_p: float) -> Truncation:
     """What nucleus sampling does to a distribution, by the sampler's own filter.
 
     [.6, .25, .1, .05] at .9 keeps three ids with mass .95: a learner that scores the full distribution sees the ratio .95 on
-    every token, .005921 over 100 tokens, and always below 1; numerical noise would lie on both sides.
+    every token, .005921 over 100 tokens, and always below 1; numerical noise would lie on both sides. Ids whose mass reaches
+    `top_p` up to rounding are enough; ids of probability 0 are never kept.
 
     Args:
         p_V: probabilities.
@@ -101,8 +103,8 @@ def truncation(p_V: Tensor, top_p: float) -> Truncation:
     if not 0 < top_p <= 1:
         raise ConfigError(f"top_p {top_p!r} must lie in (0, 1]")
     p_V = p_V.double()
-    found = survivors(p_V.log()[None], Settings(top_p_R1=torch.tensor([[top_p]], dtype=torch.float64)))
-    kept_V = torch.ones_like(p_V, dtype=torch.bool) if found is None else found[0]
+    found = survivors(p_V.log()[None], Settings(top_p_R1=torch.tensor([[top_p * (1 - _TIE)]], dtype=torch.float64)))
+    kept_V = (p_V > 0) & (torch.ones_like(p_V, dtype=torch.bool) if found is None else found[0])
     mass = float(p_V[kept_V].sum() / p_V.sum())
     kept = [i for i in range(len(p_V)) if bool(kept_V[i])]
     total = math.fsum(float(p_V[i]) for i in kept)

@@ -46,11 +46,16 @@ from phronesis.losses.dft import (
     dft_loss,
 )
 from phronesis.losses.distillation import (
+    CrossStageLoss,
     GatedDistillation,
     MaskedDistillation,
+    OPDMaskedLoss,
+    SDARLoss,
+    cross_stage,
     opd_masked,
     sdar,
     teacher_advantage,
+    teacher_of,
 )
 from phronesis.losses.dpo import (
     DPOLoss,
@@ -157,6 +162,7 @@ from phronesis.losses.soft_gate import (
 from phronesis.losses.step_apo import (
     StepAPOLoss,
     step_apo_loss,
+    step_apo_margin,
 )
 from phronesis.losses.step_size import (
     effective_size,
@@ -205,6 +211,7 @@ __all__ = [
     "ConstantNorm",
     "Correction",
     "CorrectionRule",
+    "CrossStageLoss",
     "DFTLoss",
     "DISLoss",
     "DPOLoss",
@@ -234,6 +241,7 @@ __all__ = [
     "M2POLoss",
     "MaskedDistillation",
     "Mismatch",
+    "OPDMaskedLoss",
     "Objective",
     "OffPolicySequenceMask",
     "PPOClipLoss",
@@ -241,6 +249,7 @@ __all__ = [
     "Pairs",
     "ReinforceLoss",
     "SAPOLoss",
+    "SDARLoss",
     "Scope",
     "SequenceMIS",
     "SequenceMeanTokenMean",
@@ -271,6 +280,7 @@ __all__ = [
     "combine",
     "composite",
     "covariance",
+    "cross_stage",
     "decoupled",
     "dft_loss",
     "dis",
@@ -312,7 +322,9 @@ __all__ = [
     "sequence_log_ratio",
     "sequence_weights",
     "step_apo_loss",
+    "step_apo_margin",
     "teacher_advantage",
+    "teacher_of",
     "top_and_tail",
     "totals_of",
     "tv_keep",

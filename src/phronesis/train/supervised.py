@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from phronesis.data.traces import Trace
 from phronesis.errors import ConfigError, TrainingError
-from phronesis.losses import Aggregation, LossConfig, SupervisedLoss, TokenMean, Totals
+from phronesis.losses import Aggregation, DFTLoss, LossConfig, SupervisedLoss, TokenMean, Totals
 from phronesis.models.decoder import Decoder
 from phronesis.models.layout import plan
 from phronesis.seeding import rng
@@ -49,6 +49,8 @@ class SupervisedConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     """Steps of linear warm-up."""
     final: float = 0.1
     """Share of the peak learning rate at the end."""
+    objective: SupervisedLoss | DFTLoss = SupervisedLoss()
+    """Loss of one target token: cross-entropy, or DFT's, where unlikely tokens count less."""
     aggregation: Aggregation = TokenMean()
     """How target tokens are weighed."""
     max_grad_norm: float | None = 1.0
@@ -75,7 +77,7 @@ class SupervisedConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     def learner(self, steps: int) -> LearnerConfig:
         """The learner's settings for `steps` optimiser steps."""
         return LearnerConfig(
-            loss=LossConfig(objective=SupervisedLoss(), aggregation=self.aggregation),
+            loss=LossConfig(objective=self.objective, aggregation=self.aggregation),
             optimizer=self.optimizer,
             schedule=self.schedule(steps),
             max_grad_norm=self.max_grad_norm,
@@ -93,7 +95,7 @@ class SupervisedStep(NamedTuple):
     steps: int
     """How many there will be."""
     loss: float
-    """Mean negative log-likelihood per target token (with the default aggregation), nats."""
+    """Mean negative log-likelihood per target token (with the default objective and aggregation), nats."""
     accuracy: float
     """Share of target tokens that were the most likely ones before the step."""
     grad_norm: float
