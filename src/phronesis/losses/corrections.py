@@ -18,7 +18,7 @@ from typing import Literal, NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from phronesis.losses.inputs import LossInputs, Totals, distinct, log_ratio
+from phronesis.losses.inputs import LossInputs, distinct, log_ratio
 from phronesis.losses.sequences import sequence_sum
 
 Numerator = Literal["old", "theta"]
@@ -101,7 +101,8 @@ def rejected(inputs: LossInputs, keep_N: Tensor) -> LossInputs:
     tokens_S = totals.tokens_S - sequence_sum(torch.ones_like(inputs.sequence_N), inputs._replace(mask_N=gone_N))
     emptied = int(((tokens_S == 0) & (totals.tokens_S > 0)).sum())
     turns = totals.turns - (_units(inputs, mask_N) - _units(inputs, left_N))
-    fewer = Totals(totals.tokens - int(gone_N.sum()), totals.sequences - emptied, tokens_S, turns)
+    tokens = totals.tokens - int(gone_N.sum())
+    fewer = totals._replace(tokens=tokens, sequences=totals.sequences - emptied, tokens_S=tokens_S, turns=turns)
     return inputs._replace(mask_N=left_N, totals=fewer)
 
 

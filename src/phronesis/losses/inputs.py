@@ -37,6 +37,8 @@ class Totals(NamedTuple):
     """`[S]` trained tokens of each sequence, indexed by `LossInputs.sequence_N`."""
     turns: int = 0
     """Turns of the step with at least one trained token."""
+    observed: int = 0
+    """Observed tokens of the step, learned by cross-entropy."""
 
 
 class Coefficients(NamedTuple):
@@ -75,6 +77,8 @@ class LossInputs(NamedTuple):
     """bool: False where nothing may be read; None means all True."""
     logp_ref_N: Tensor | None = None
     """Nats, a frozen reference; None when no loss asks for it. No gradient."""
+    observed_N: Tensor | None = None
+    """bool: tokens of the environment, outside `mask_N`, whose `logp_theta_N` may be read; None when there are none."""
     trace_N: Tensor | None = None
     """int64: which of its episode's separate contexts (sub-traces) each token belongs to; None means all to the first."""
     coefficients: Coefficients = AS_CONFIGURED
@@ -182,8 +186,16 @@ def join(parts: Sequence[LossInputs]) -> LossInputs:
         entropy_N=joined([p.entropy_N for p in parts]),
         mask_N=joined([p.mask_N for p in parts]),
         logp_ref_N=joined([p.logp_ref_N for p in parts]),
+        observed_N=_observed(parts),
         trace_N=joined([p.trace_N for p in parts]),
     )
+
+
+def _observed(parts: Sequence[LossInputs]) -> Tensor | None:
+    if all(p.observed_N is None for p in parts):
+        return None
+    none = [torch.zeros_like(p.sequence_N, dtype=torch.bool) for p in parts]
+    return torch.cat([n if p.observed_N is None else p.observed_N for p, n in zip(parts, none, strict=True)])
 
 
 def masked_sum(x_N: Tensor, mask_N: Tensor | None) -> Tensor:

@@ -16,6 +16,7 @@ from torch import Tensor
 from phronesis.errors import ConfigError
 from phronesis.losses.aggregation import Aggregation, TokenMean, aggregate
 from phronesis.losses.clipping import GPPOLoss, TwoSidedLoss
+from phronesis.losses.composite import Stream, composite
 from phronesis.losses.corrections import combine, rejected
 from phronesis.losses.covariance import ClipCovLoss, KLCovLoss
 from phronesis.losses.decoupled import DecoupledPPOLoss
@@ -30,7 +31,7 @@ from phronesis.losses.rejection import GeometricReject, K2Reject, K3Reject, OffP
 from phronesis.losses.second_moment import M2POLoss
 from phronesis.losses.sequence_level import GMPOLoss, GSPOLoss, LUSPOLoss, VESPOLoss
 from phronesis.losses.soft_gate import SAPOLoss
-from phronesis.losses.supervised import SupervisedLoss
+from phronesis.losses.supervised import SupervisedLoss, negative_log_likelihood
 from phronesis.losses.truncation import IcePop, SequenceMIS, SequenceTIS, TokenMIS, TokenTIS
 from phronesis.losses.trust_region import DPPOLoss, DROLoss, SymmetricTVLoss
 from phronesis.losses.weighted import CISPOLoss, DISLoss
@@ -99,9 +100,14 @@ class LossConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     kl: KLPenalty | None = None
     """Divergence from a frozen copy of the initial weights, which doubles the memory for weights; None means none."""
 
+    observations: float = 0.0
+    """Weight of the cross-entropy on what the environment said, a stream with its own denominator (ECHO: .1); needs
+    ``batch.observations``. 0 means none."""
+
     def __post_init__(self) -> None:
-        if self.entropy_bonus < 0:
-            raise ConfigError(f"entropy_bonus {self.entropy_bonus!r} must not be negative")
+        for name in ("entropy_bonus", "observations"):
+            if getattr(self, name) < 0:
+                raise ConfigError(f"{name} {getattr(self, name)!r} must not be negative")
 
     @property
     def scope(self) -> Scope:
@@ -138,13 +144,14 @@ def evaluate(config: LossConfig, inputs: LossInputs) -> LossOutput:
     Returns:
         `sums` holds `kl_k1`, `kl_k2`, `kl_k3` (from old to theta, nats), the shares of objective and corrections, `ref_kl`
         (the configured estimate, nats) with a reference, and `entropy` when it was computed; each divided by the step's
-        trained tokens (left-out episodes do not dilute them, rejected tokens count).
+        trained tokens (left-out episodes do not dilute them, rejected tokens count). `observation_loss`, where there is that
+        stream, is per observed token.
         `maxima` holds `ratio`, the largest pi_theta / pi_old.
 
     Raises:
         ConfigError: an entropy bonus without `inputs.entropy_N`, or a penalty without `inputs.logp_ref_N`.
     """
-    inputs = inputs.cleaned()
+    given, inputs = inputs, inputs.cleaned()
     added = _added(config, inputs)
     charged = inputs if added.advantages_N is None else inputs._replace(advantages_N=added.advantages_N)
     terms = config.objective.terms(charged)
@@ -157,11 +164,22 @@ def evaluate(config: LossConfig, inputs: LossInputs) -> LossOutput:
     loss = aggregate(loss_N, kept, config.aggregation)
     if added.loss_N is not None:
         loss = loss + aggregate(added.loss_N, inputs, config.aggregation)
+    sums = _sums(inputs, shares | added.shares)
+    if config.observations and given.observed_N is not None:
+        said = composite([_observations(given, given.observed_N)])
+        loss = loss + config.observations * said
+        sums["observation_loss"] = said.detach()
     largest = log_ratio(inputs.logp_theta_N.detach(), inputs.logp_old_N)
     if inputs.mask_N is not None:
         largest = torch.where(inputs.mask_N, largest, -torch.inf)
     maxima = {"ratio": largest.max().exp()} if largest.numel() else {}
-    return LossOutput(loss, _sums(inputs, shares | added.shares), maxima)
+    return LossOutput(loss, sums, maxima)
+
+
+def _observations(inputs: LossInputs, observed_N: Tensor) -> Stream:
+    """Cross-entropy on the environment's tokens."""
+    loss_N = negative_log_likelihood(inputs.logp_theta_N)
+    return Stream(loss_N, observed_N.to(loss_N.dtype), inputs.totals.observed)
 
 
 class _Added(NamedTuple):

@@ -27,6 +27,8 @@ class Segment(Struct, frozen=True, kw_only=True):
     """Number of the root of the episode the segment descends from: episodes whose context was rebuilt have several."""
     episode: int
     """Index into `Batch.episodes`; -1 for a shared segment."""
+    observed: tuple[bool, ...] = ()
+    """`[L]`: True where the token came from the environment and is learned by cross-entropy; empty when none is."""
     temperature: float = 1.0
     """Temperature the behaviour log-probabilities refer to."""
 
@@ -49,6 +51,9 @@ class Batch(Struct, frozen=True, kw_only=True):
 
     total_turns: int = 0
     """Turns of the whole step with a trained token: the denominator of turn means. May count episodes that were left out."""
+
+    total_observed: int = 0
+    """Observed tokens of the whole step: the denominator of the cross-entropy on them."""
 
     @property
     def tokens(self) -> int:

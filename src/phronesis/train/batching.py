@@ -39,6 +39,10 @@ class BatchConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     shortest_prefix: int = 16
     """Tokens a prefix common to different prompts needs to be computed once, at least 1."""
 
+    observations: bool = False
+    """Hand the environment's answers to the loss as a supervised stream (`LossConfig.observations` weighs it). Prompts, and
+    answers that branches of an episode share, are not among them."""
+
     def __post_init__(self) -> None:
         if self.shortest_prefix < 1:
             raise ConfigError(f"shortest_prefix {self.shortest_prefix!r} must be at least 1")
@@ -82,14 +86,16 @@ def build_batch(groups: Sequence[EpisodeGroup], credits: Sequence[Credit], confi
             dropped["no_signal"] += 1
         else:
             kept.append(member)
+    segments = _segments(kept, config)
     return Batch(
-        segments=_segments(kept, config.shortest_prefix),
+        segments=segments,
         episodes=tuple(m.episode.id for m in kept),
         dropped=dict(dropped),
         sequence_tokens=tuple(m.tokens for m in kept),
         total_tokens=total_tokens,
         total_sequences=total_sequences,
         total_turns=total_turns,
+        total_observed=sum(sum(s.observed) for s in segments),
     )
 
 
@@ -172,12 +178,12 @@ def _crc(ids: Sequence[int], start: int) -> int:
     return zlib.crc32(array("i", ids).tobytes(), start)
 
 
-def _segments(kept: Sequence[_Member], shortest: int) -> tuple[Segment, ...]:
+def _segments(kept: Sequence[_Member], config: BatchConfig) -> tuple[Segment, ...]:
     forest = Forest()
     prompts = [t.context for m in kept for t in m.episode.turns if t.parent is None]
-    anchors = forest.share(prompts, shortest)
+    anchors = forest.share(prompts, config.shortest_prefix)
     for index, member in enumerate(kept):
-        _Growth(forest, member, index).grow_roots(anchors)
+        _Growth(forest, member, index, config.observations).grow_roots(anchors)
     trained = sum(sum(s.mask) for s in forest.segments)
     sampled = sum(m.tokens for m in kept)
     if trained != sampled:
@@ -188,8 +194,8 @@ def _segments(kept: Sequence[_Member], shortest: int) -> tuple[Segment, ...]:
 class _Growth:
     """Adds one episode's turns to a forest: a branch-free run of turns is one segment."""
 
-    def __init__(self, forest: Forest, member: _Member, index: int):
-        self.forest, self.index = forest, index
+    def __init__(self, forest: Forest, member: _Member, index: int, observations: bool):
+        self.forest, self.index, self.observations = forest, index, observations
         self.turns, self.values = member.episode.turns, member.values
         self.trace = 0
         self.children: dict[int | None, list[int]] = {}
@@ -210,6 +216,7 @@ class _Growth:
         logprobs: list[float] = []
         advantages: list[float] = []
         turns: list[int] = []
+        observed: list[bool] = []
         temperature = self._temperature(k)
         while True:
             turn, n = self.turns[k], len(context)
@@ -218,6 +225,8 @@ class _Growth:
             logprobs += (0.0,) * n + tuple(p if s else 0.0 for p, s in zip(turn.logprobs, turn.sampled, strict=True))
             advantages += (0.0,) * n + self.values[k]
             turns += (-1,) * n + tuple(k if s else -1 for s in turn.sampled)
+            answer = self.observations and turn.parent is not None
+            observed += (answer,) * n + (False,) * len(turn.completion)
             following = self.children.get(k, [])
             if len(following) != 1 or self._temperature(following[0]) != temperature:
                 break
@@ -234,6 +243,7 @@ class _Growth:
                     turns=tuple(turns),
                     trace=self.trace,
                     episode=self.index,
+                    observed=tuple(observed) if any(observed) else (),
                     temperature=temperature,
                 )
             )

@@ -268,7 +268,7 @@ class Learner:
 
     def _compare(self, seen: Mismatch, old_K: Tensor, part: Packed) -> Mismatch:
         config = self.config
-        found = measure_mismatch(old_K, part.logp_infer_K, bound=config.mismatch_warn)
+        found = measure_mismatch(old_K, part.logp_infer_K, part.sampled_K, bound=config.mismatch_warn)
         if found.max_abs > config.mismatch_error:
             raise MismatchError(
                 f"recomputed and recorded log-probabilities differ by up to {found.max_abs:.3g} nats (bound "
@@ -308,4 +308,7 @@ def _finite(output: LossOutput) -> LossOutput:
 def _moved(logp_K: Tensor, part: Packed) -> Tensor:
     """Log of each sequence's ratio theta / sampler over this part's tokens, nats `[S]`."""
     zeros_S = logp_K.new_zeros(part.totals.tokens_S.shape[0])
-    return zeros_S.index_add(0, part.sequence_K, log_ratio(logp_K, part.logp_infer_K))
+    moved_K = log_ratio(logp_K, part.logp_infer_K)
+    if part.sampled_K is not None:
+        moved_K = torch.where(part.sampled_K, moved_K, 0.0)
+    return zeros_S.index_add(0, part.sequence_K, moved_K)

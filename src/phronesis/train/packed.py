@@ -42,8 +42,16 @@ class Packed(NamedTuple):
     """int64."""
     totals: Totals
     """Denominators of the whole step."""
+    observed_K: Tensor | None = None
+    """bool: True where the token is the environment's and only learned by cross-entropy; None when none is. Then K counts them
+    too, and their credit and recorded log-probability are 0."""
     trace_K: Tensor | None = None
     """int64: the separate context of the episode each token belongs to; None means all to the first."""
+
+    @property
+    def sampled_K(self) -> Tensor | None:
+        """bool: True where the token was sampled by the policy; None when all were."""
+        return None if self.observed_K is None else ~self.observed_K
 
     def inputs(
         self,
@@ -64,6 +72,8 @@ class Packed(NamedTuple):
             totals=self.totals,
             entropy_N=entropy_K,
             logp_ref_N=logp_ref_K,
+            mask_N=self.sampled_K,
+            observed_N=self.observed_K,
             trace_N=self.trace_K,
             coefficients=coefficients,
         )
@@ -82,7 +92,10 @@ def pack(batch: Batch, device: torch.device | str = "cpu") -> Packed:
     lengths = [len(s.ids) for s in segments]
     ends_S = np.cumsum(np.array(lengths, dtype=np.int64))
     starts = [int(end) - length for end, length in zip(ends_S, lengths, strict=True)]
-    mask_N = np.fromiter(chain.from_iterable(s.mask for s in segments), dtype=np.bool_, count=n)
+    observed_N = np.fromiter(
+        chain.from_iterable(s.observed or (False,) * len(s.ids) for s in segments), dtype=np.bool_, count=n
+    )
+    mask_N = observed_N | np.fromiter(chain.from_iterable(s.mask for s in segments), dtype=np.bool_, count=n)
     before_N = np.arange(-1, n - 1, dtype=np.int64)
     for start, s in zip(starts, segments, strict=True):
         before_N[start] = -1 if s.parent is None else ends_S[s.parent] - 1
@@ -90,7 +103,7 @@ def pack(batch: Batch, device: torch.device | str = "cpu") -> Packed:
     if (predictors_K < 0).any():
         raise TrainingError("the first token of a root segment is marked as trained, but nothing predicts it")
     ids_N = np.fromiter(chain.from_iterable(s.ids for s in segments), dtype=np.int64, count=n)
-    counts = [sum(s.mask) for s in segments]
+    counts = [sum(s.mask) + sum(s.observed) for s in segments]
     temperatures_K = np.repeat(np.array([s.temperature for s in segments], dtype=np.float32), counts)
 
     def floats(rows: list[tuple[float, ...]]) -> Tensor:
@@ -114,6 +127,8 @@ def pack(batch: Batch, device: torch.device | str = "cpu") -> Packed:
             sequences=batch.total_sequences,
             tokens_S=torch.tensor(batch.sequence_tokens, dtype=torch.int64, device=device),
             turns=batch.total_turns,
+            observed=batch.total_observed,
         ),
+        observed_K=torch.from_numpy(observed_N[mask_N]).to(device) if observed_N.any() else None,  # pyright: ignore[reportUnknownMemberType]
         trace_K=integers(np.repeat(np.array([s.trace for s in segments], dtype=np.int64), counts)),
     )

@@ -71,5 +71,6 @@ def _grad(leaf: Tensor) -> Tensor:
 
 
 def _cuts(part: Packed) -> bool:
-    here_S = torch.bincount(part.sequence_K, minlength=part.totals.tokens_S.shape[0])
+    sequence_K = part.sequence_K if part.sampled_K is None else part.sequence_K[part.sampled_K]
+    here_S = torch.bincount(sequence_K, minlength=part.totals.tokens_S.shape[0])
     return bool(((here_S > 0) & (here_S < part.totals.tokens_S)).any())

@@ -141,11 +141,11 @@ def _part(batch: Batch, tree: _Tree, tops: Iterable[int], trained: set[int]) -> 
 
 
 def _untrained(s: Segment) -> Segment:
-    if not any(s.mask):
+    if not any(s.mask) and not s.observed:
         return s
     n = len(s.ids)
     zero = (0.0,) * n
-    return msgspec.structs.replace(s, mask=(False,) * n, logprobs=zero, advantages=zero, turns=(-1,) * n)
+    return msgspec.structs.replace(s, mask=(False,) * n, logprobs=zero, advantages=zero, turns=(-1,) * n, observed=())
 
 
 def _own_totals(whole: Batch, part: Batch) -> Batch:
@@ -161,6 +161,7 @@ def _own_totals(whole: Batch, part: Batch) -> Batch:
         total_tokens=_scaled(sum(counts), whole.total_tokens, whole.trained_tokens),
         total_sequences=_scaled(sum(map(bool, counts)), whole.total_sequences, _live(whole.sequence_tokens)),
         total_turns=_scaled(turns, whole.total_turns, _turns(whole)),
+        total_observed=sum(sum(s.observed) for s in part.segments),
     )
 
 
