@@ -1,7 +1,8 @@
 """Trees of attempts: values, siblings, shared beginnings, forced routes, pairs."""
 
 import asyncio
-from math import log
+from itertools import product
+from math import log, prod
 
 import msgspec
 import pytest
@@ -62,14 +63,36 @@ def test_sibling_advantages_add_up_to_nothing(values):
 def test_attempts_that_part_later_are_compared_where_they_part():
     # Two first turns; after (1,) one attempt won and one lost, after (2,) both lost.
     g = group(written(1, (1,), (3,)), written(0, (1,), (4,)), written(0, (2,), (5,)), written(0, (2,), (6,)))
-    # Worth of the first turns .5 and 0: ±.5; of the second turns 1 and 0: ±1; 0 and 0: 0.
-    assert by_turn(assign(TreeCredit(), g)) == [[0.5, 1.0], [0.5, -1.0], [-0.5, 0.0], [-0.5, 0.0]]
+    # Worth of the first turns .5 and 0, each drawn twice: .5 - (.5 + 0 + 0) / 3; of the second turns 1 and 0: ±1.
+    third, other = pytest.approx(1 / 3), pytest.approx(-1 / 3)
+    assert by_turn(assign(TreeCredit(), g)) == [[third, 1.0], [third, -1.0], [other, 0.0], [other, 0.0]]
     assert by_turn(assign(TreeCredit(against="siblings"), g)) == [[0.25, 0.5], [0.25, -0.5], [-0.25, 0.0], [-0.25, 0.0]]
 
 
-def test_one_forked_episode_is_the_same_tree_as_several_episodes():
+def test_a_forked_episode_draws_a_shared_turn_once():
     forked = written({1: 1, 2: 0, 4: 0, 5: 0}, (1,), (3,), (4,), (2,), (5,), (6,), parents=[None, 0, 0, None, 3, 3])
     assert by_turn(assign(TreeCredit(), group(forked))) == [[0.5, 1.0, -1.0, -0.5, 0.0, 0.0]]
+
+
+def expected_gradient(p, q, worth, n=3):
+    """Expectation of mean_i sum_k credit (a_k - chance_k) over all groups of n attempts of two draws each."""
+    found = [0.0, 0.0]
+    attempts = list(product((0, 1), repeat=2))
+    for drawn in product(attempts, repeat=n):
+        chance = prod((p if a else 1 - p) * (q[a] if b else 1 - q[a]) for a, b in drawn)
+        credit = by_turn(assign(TreeCredit(), group(*(written(worth[a][b], (a,), (b,)) for a, b in drawn))))
+        for (a, b), (first, second) in zip(drawn, credit, strict=True):
+            found[0] += chance * first * (a - p) / n
+            found[1] += chance * second * (b - q[a]) / n
+    return found
+
+
+def test_the_expected_gradient_is_the_true_one():
+    p, q, worth = 0.3, (0.6, 0.2), ((1.0, 0.25), (0.0, 2.0))
+    values = [worth[a][0] * (1 - q[a]) + worth[a][1] * q[a] for a in (0, 1)]
+    first = p * (1 - p) * (values[1] - values[0])
+    second = sum(w * q[a] * (1 - q[a]) * (worth[a][1] - worth[a][0]) for a, w in ((0, 1 - p), (1, p)))
+    assert expected_gradient(p, q, worth) == pytest.approx([first, second])
 
 
 def test_a_turn_without_siblings_continues_the_segment():

@@ -2,7 +2,7 @@
 
 The episodes of a group are laid over one another: equal tokens are one node. A node is worth the mean of its children, a leaf
 its reward, and a node's credit is its worth against its siblings'. A node with no sibling continues the segment of the node
-before it and shares its number.
+before it and shares its number. Leave-one-out among siblings gives an unbiased gradient: see the test by enumeration.
 """
 
 from __future__ import annotations
@@ -64,8 +64,10 @@ class Node:
         """What was written next, by context and completion."""
         self.scores: list[float] = []
         """Rewards of attempts that end here."""
+        self.draws = 0
+        """How often it was drawn: turns laid over one another here."""
         self.value = 0.0
-        """Mean over the children and the attempts that end here."""
+        """Mean over the children, each as often as it was drawn, and the attempts that end here."""
         self.credit = 0.0
         """Its worth against its siblings'."""
 
@@ -100,24 +102,33 @@ def overlay(episodes: Mapping[int, Episode]) -> tuple[Node, Places]:
                 at.children[written] = Node()
                 nodes.append(at.children[written])
             places[e, k] = at.children[written]
+            places[e, k].draws += 1
         for leaf in episode.leaves:
             places[e, leaf].scores.append(branch_reward(episode, leaf))
     for node in reversed(nodes):  # children come after their parents
-        node.value = tree_value([child.value for child in node.children.values()] + node.scores)
+        node.value = tree_value(_drawn(node))
     return root, places
 
 
+def _drawn(node: Node) -> list[float]:
+    """Worth of what was drawn after a node, equal draws repeated, and of attempts that end there."""
+    return [child.value for child in node.children.values() for _ in range(child.draws)] + node.scores
+
+
 def credit_nodes(root: Node, against: Against, scale: bool) -> None:
-    """Sets the credit of every node below `root`."""
+    """Sets the credit of every node below `root`.
+
+    Equal draws are siblings too: counted once, they would tilt the comparison towards what is rarely drawn.
+    """
     waiting = [root]
     while waiting:
         node = waiting.pop()
-        children = list(node.children.values())
-        # An attempt that ends where others go on is a sibling of what they do next.
-        values = [c.value for c in children] + node.scores
-        for child, advantage in zip(children, sibling_advantages(values, against=against, scale=scale), strict=False):
-            child.credit = node.credit if len(values) == 1 else advantage
-        waiting += children
+        advantages = sibling_advantages(_drawn(node), against=against, scale=scale)
+        at = 0
+        for child in node.children.values():
+            child.credit = node.credit if len(advantages) == 1 else advantages[at]
+            at += child.draws
+            waiting.append(child)
 
 
 class TreeCredit(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="tree"):
