@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from math import comb, fsum
+from math import comb, fsum, isnan
 
 from phronesis.conformance.case import Case, Expected, Inputs, Params
 from phronesis.data.bandits import dump_scores, sec_value, softmax
@@ -35,7 +35,9 @@ def _speed_keep(inputs: Inputs, params: Params) -> Expected:
 
 
 def _dump(inputs: Inputs, params: Params) -> Expected:
-    scores = dump_scores(inputs.integers("n"), inputs.numbers("mean_abs_adv"))
+    counts, means = inputs.integers("n"), inputs.numbers("mean_abs_adv")
+    known = [a if n or not isnan(a) else 0.0 for n, a in zip(counts, means, strict=True)]  # never tried: nothing to average
+    scores = dump_scores(counts, known)
     return {"score": scores, "prob": softmax(scores, params.number("temperature", 0.1))}
 
 

@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from math import isnan
 
-import torch
-
 from phronesis.conformance.case import Case, Expected, Inputs, Params
+from phronesis.conformance.steps import rows_of, vector
 from phronesis.evals.at_k import avg_at_k, best_at_k, cons_at_k, pass_at_k, pass_hat_k
 from phronesis.evals.calibration import auroc, brier, ece
 from phronesis.evals.numerics import round_bf16, temperature_ratio, truncation
@@ -69,23 +68,23 @@ def _marked(values: Sequence[float], marks: Sequence[bool]) -> list[float]:
 
 
 def _sparsity(inputs: Inputs, params: Params) -> Expected:
-    before, after = ({"": torch.tensor(inputs.numbers(name), dtype=torch.float64)} for name in ("theta0", "theta1"))
+    before, after = ({str(i): vector(row) for i, row in enumerate(rows_of(inputs, name))} for name in ("theta0", "theta1"))
     storage = "bf16" if params.text("storage", "bf16") in ("bf16", "bfloat16") else "full"
     return {"unchanged": sparsity(before, after, tol=params.number("tol", 1e-5), storage=storage).unchanged}
 
 
 def _bf16(inputs: Inputs, params: Params) -> Expected:
-    return {"rounded": round_bf16(torch.tensor(inputs.numbers("x"), dtype=torch.float64))}
+    return {"rounded": round_bf16(vector(inputs.numbers("x")))}
 
 
 def _temp_ratio(inputs: Inputs, params: Params) -> Expected:
-    logits = torch.tensor(inputs.numbers("logits"), dtype=torch.float64)
+    logits = vector(inputs.numbers("logits"))
     found = temperature_ratio(logits, inputs.integer("token"), params.number("T"))
     return {"logp_T1": found.logp_one, "logp_T": found.logp, "false_ratio": found.ratio}
 
 
 def _topp_ratio(inputs: Inputs, params: Params) -> Expected:
-    found = truncation(torch.tensor(inputs.numbers("p"), dtype=torch.float64), params.number("top_p"))
+    found = truncation(vector(inputs.numbers("p")), params.number("top_p"))
     return {
         "kept": found.kept,
         "renormalised": found.probabilities,
