@@ -192,3 +192,29 @@ def test_the_decisive_turn_gets_the_largest_credit():
         found = by_turn(assign(VinePPOCredit(rollouts=64), group(e), Walk(3, seed)))[0]
         assert max(range(6), key=lambda k: abs(found[k])) == 3 and found[3] == pytest.approx(0.5, abs=0.2)
         assert found[4:] == [0.0, 0.0]
+
+
+P, Q, WORTH = 0.3, (0.6, 0.2), ((1.0, 0.25), (0.0, 2.0))
+"""Chance of the first and second draw being 1, and what each pair is worth."""
+
+
+def flips(a, b):
+    """Rewards of enough continuations to have every outcome as often as it is likely."""
+    after = [WORTH[a][0]] * round(10 * (1 - Q[a])) + [WORTH[a][1]] * round(10 * Q[a])
+    first = [WORTH[x][y] for x, n in ((0, 7), (1, 3)) for y, m in ((0, 1 - Q[x]), (1, Q[x])) for _ in range(round(10 * n * m))]
+    return [first, after]
+
+
+@pytest.mark.parametrize("kind", [VinePPOCredit, CounterfactualCredit])
+def test_the_expected_gradient_is_the_true_one(kind):
+    found = [0.0, 0.0]
+    for a, b in ((0, 0), (0, 1), (1, 0), (1, 1)):
+        chance = (P if a else 1 - P) * (Q[a] if b else 1 - Q[a])
+        g = group(episode([0, WORTH[a][b]], name="a"))
+        # 100 continuations hold every pair in proportion.
+        credit = by_turn(assign(kind(rollouts=100), g, Scripted({"a": flips(a, b)})))[0]
+        found[0] += chance * credit[0] * (a - P)
+        found[1] += chance * credit[1] * (b - Q[a])
+    values = [WORTH[a][0] * (1 - Q[a]) + WORTH[a][1] * Q[a] for a in (0, 1)]
+    second = sum(w * Q[a] * (1 - Q[a]) * (WORTH[a][1] - WORTH[a][0]) for a, w in ((0, 1 - P), (1, P)))
+    assert found == pytest.approx([P * (1 - P) * (values[1] - values[0]), second])
