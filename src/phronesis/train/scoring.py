@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint  # pyright: ignore[reportUnknownVariableType]
 
+from phronesis.losses import entropy as entropy_of
 from phronesis.models.decoder import Decoder
 from phronesis.train.packed import Packed
 
@@ -86,7 +87,7 @@ def _read_out(
     found = [-F.nll_loss(logp_KV, targets_K, reduction="none")]
     if entropy != "no":
         p_KV = logp_KV if entropy == "gradient" else logp_KV.detach()
-        found.append(-(p_KV.exp() * p_KV).sum(-1))
+        found.append(entropy_of(p_KV))
     if hits:
         found.append(logp_KV.detach().argmax(-1) == targets_K)
     return tuple(found)
