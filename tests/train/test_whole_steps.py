@@ -29,6 +29,7 @@ from phronesis.losses import (
     effective_size,
 )
 from phronesis.records import Batch, Segment
+from phronesis.train import checkpoint
 from phronesis.train.batching import build_batch
 from phronesis.train.learner import Learner, LearnerConfig
 from phronesis.train.measures import update_metrics
@@ -237,3 +238,17 @@ def test_what_corrections_did_is_a_metric(decoder, batch):
     )
     assert found["update/weight"] == pytest.approx(done.shares["weight"]) and found["update/ref_kl"] == 0.0
     assert "update/weight" not in update_metrics(followed(decoder, batch)[0])
+
+
+def test_a_checkpoint_file_holds_reference_and_coefficients(decoder, batch, tmp_path):
+    loss = LossConfig(kl=KLInLoss(coef=0.1, adaptive=KLTarget(target=1e3, horizon=10.0)))
+    config = LearnerConfig(loss=loss, optimizer=AdamWConfig(lr=1e-3), mismatch_error=99.0)
+    learner = Learner(decoder, config)
+    learner.update(batch)
+    path = checkpoint.save(tmp_path, decoder, learner, checkpoint.Manifest(step=1))
+    loaded = checkpoint.load(path)
+    again = Learner(loaded.decoder, config)
+    again.restore(loaded.learner)
+    assert again.update(batch).shares["ref_kl"] == learner.update(batch).shares["ref_kl"] > 0
+    for (name, a), (_, b) in zip(loaded.decoder.named_parameters(), decoder.named_parameters(), strict=True):
+        assert torch.equal(a, b), name
