@@ -24,6 +24,8 @@ SOURCE = Path(__file__).with_name("step.c")
 FLAGS = ("-O3", "-std=gnu11", "-shared", "-fPIC", "-fno-math-errno", "-fno-trapping-math")
 TARGETS = ("-march=native", "-mcpu=native", "")
 """Tried in order; what a compiler calls its own processor differs."""
+INTERFACE = 2
+"""Of the structures in `compute`; `step.c` answers with its own."""
 PATIENCE = 120.0
 """Seconds a compiler may take."""
 
@@ -53,6 +55,10 @@ def built() -> Built:
         said = error.stderr if isinstance(error, subprocess.CalledProcessError) and error.stderr else str(error)
         last = said.strip().splitlines()[-1] if said.strip() else repr(error)
         return Built(None, f"{' '.join(compiler)} failed: {last}")
+    if library.phronesis_interface() != INTERFACE:
+        return Built(
+            None, f"{path} has interface {library.phronesis_interface()}, expected {INTERFACE}: step.c and build.py differ"
+        )
     return Built(library, f"{'built' if fresh else 'found'} {path}")
 
 
