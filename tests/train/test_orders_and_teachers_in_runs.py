@@ -7,12 +7,14 @@ from pathlib import Path
 import pytest
 from tiny_jobs import Stopped, config, essence, stop_at
 
-from phronesis.credit import OPDCredit
+from phronesis.credit import OPDCredit, VerifiedCredit
 from phronesis.data.order import DumpOrder, PassRateWindow
 from phronesis.errors import CheckpointError, ConfigError
+from phronesis.losses import LossConfig, SupervisedLoss
 from phronesis.store import Run
 from phronesis.train import checkpoint, job
 from phronesis.train.config import EvalConfig, ModelConfig
+from phronesis.train.learner import LearnerConfig
 
 QUIET = EvalConfig(tasks=0)
 
@@ -50,3 +52,16 @@ def test_a_missing_teacher_is_found_before_anything_is_played(tmp_path: Path):
     with pytest.raises(CheckpointError):
         job.run(config(credit=OPDCredit(teacher=str(tmp_path / "nothing"))), tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+def test_a_run_on_verified_attempts_alone(tmp_path: Path):
+    loss = LossConfig(objective=SupervisedLoss())
+    chosen = config(evaluation=QUIET, credit=VerifiedCredit(cap=2), learner=LearnerConfig(loss=loss))
+    job.run(chosen, tmp_path / "run")
+    with Run.open(tmp_path / "run") as run:
+        left_out, success = ([v for _, v in run.curve(key)] for key in ("signal/dropped", "reward/mean"))
+        means = [v for _, v in run.curve("update/advantage_mean")]
+        tokens = [v for _, v in run.curve("update/tokens")]
+    assert all(m == 1.0 for m, n in zip(means, tokens, strict=True) if n) and max(tokens) > 0
+    # of 8 attempts a step at most 2 groups x 2 are learned from, and the failed ones never
+    assert all(8 - d <= min(4, round(8 * s)) for d, s in zip(left_out, success, strict=True))

@@ -66,6 +66,7 @@ from phronesis.credit.tree import TreeCredit, sibling_advantages, tree_value
 from phronesis.credit.turn_gae import TurnGAECredit, turn_gae
 from phronesis.credit.turns import INITIAL_STATE, TurnReturnCredit, discounted_returns, turn_advantages
 from phronesis.credit.uncertainty import CriticalCredit, EMPGCredit, SELAURCredit, empg
+from phronesis.credit.verified import VerifiedCredit, why_left_out
 from phronesis.credit.whitening import ReinforcePPBaselineCredit, ReinforcePPCredit, reinforce_pp, whiten
 
 __all__ = [
@@ -137,6 +138,7 @@ __all__ = [
     "TurnReturnCredit",
     "VSRMCredit",
     "Values",
+    "VerifiedCredit",
     "VinePPOCredit",
     "archer_advantages",
     "archer_targets",
@@ -198,5 +200,6 @@ __all__ = [
     "vineppo",
     "vsrm",
     "whiten",
+    "why_left_out",
     "z_scores",
 ]

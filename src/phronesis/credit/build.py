@@ -32,6 +32,7 @@ from phronesis.credit.tree import TreeCredit
 from phronesis.credit.turn_gae import TurnGAECredit
 from phronesis.credit.turns import TurnReturnCredit
 from phronesis.credit.uncertainty import CriticalCredit, EMPGCredit, SELAURCredit
+from phronesis.credit.verified import VerifiedCredit
 from phronesis.credit.whitening import ReinforcePPBaselineCredit, ReinforcePPCredit
 from phronesis.errors import ConfigError
 
@@ -65,6 +66,7 @@ CreditConfig = (
     | EMPGCredit
     | SELAURCredit
     | OPDCredit
+    | VerifiedCredit
     | GDPOCredit
     | GPGCredit
     | LitePPOCredit

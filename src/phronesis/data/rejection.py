@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from phronesis.credit.verified import check_cap, why_left_out
 from phronesis.data.traces import Trace, played
 from phronesis.errors import ConfigError
 from phronesis.records import Episode, EpisodeGroup
@@ -39,8 +40,7 @@ def rejection_sample(
 
     Source: STaR, arXiv 2203.14465; RAFT, arXiv 2304.06767; RFT, arXiv 2308.01825; formula [rft].
     """
-    if cap is not None and cap < 1:
-        raise ConfigError(f"cap {cap!r} must be at least 1, or null for none")
+    check_cap(cap)
     left_out: Counter[str] = Counter()
     by_task: dict[tuple[str, str], list[tuple[float, Episode]]] = {}
     for group in groups:
@@ -52,31 +52,18 @@ def rejection_sample(
                 by_task.setdefault((group.task.env, group.task.content_key or group.task.id), []).append((value, episode))
     traces: list[Trace] = []
     for attempts in by_task.values():
-        right = [e for value, e in attempts if value >= success]
-        left_out["failed"] += len(attempts) - len(right)
-        if len(right) / len(attempts) > easiest:
-            left_out["too_easy"] += len(right)
-        else:
-            traces += _distinct(right, cap, left_out)
+        share = sum(value >= success for value, _ in attempts) / len(attempts)
+        spoken = [(value, e) for value, e in attempts if value < success or e.sampled_tokens]
+        left_out["no_tokens"] += len(attempts) - len(spoken)
+        said = [tuple(t.completion for t in e.turns) for _, e in spoken]
+        why = why_left_out([value for value, _ in spoken], said, success=success, cap=cap)
+        for (_, episode), reason in zip(spoken, why, strict=True):
+            reason = "too_easy" if share > easiest and reason != "failed" else reason
+            if reason is None:
+                traces += played(episode)
+            else:
+                left_out[reason] += 1
     return Verified(traces, {reason: n for reason, n in left_out.items() if n})
-
-
-def _distinct(attempts: Sequence[Episode], cap: int | None, left_out: Counter[str]) -> list[Trace]:
-    seen: set[tuple[tuple[int, ...], ...]] = set()
-    kept: list[Trace] = []
-    for episode in attempts:
-        said = tuple(t.completion for t in episode.turns)
-        found = played(episode)
-        if not found:
-            left_out["no_tokens"] += 1
-        elif said in seen:
-            left_out["duplicate"] += 1
-        elif cap is not None and len(seen) >= cap:
-            left_out["over_cap"] += 1
-        else:
-            seen.add(said)
-            kept += found
-    return kept
 
 
 def without_hint(trace: Trace, hinted: Sequence[int], prompt: Sequence[int]) -> Trace:
