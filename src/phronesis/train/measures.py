@@ -72,6 +72,9 @@ def update_metrics(update: UpdateMetrics) -> dict[str, float]:
         "mismatch/kl": update.mismatch_kl,
         "mismatch/max_logprob_difference": update.mismatch_max,
         "mismatch/mean_logprob_difference": update.mismatch_mean,
+        "mismatch/kl_k1": update.mismatch_k1,
+        "mismatch/chi2": update.mismatch_chi2,
+        "mismatch/effective_share": update.mismatch_ess,
     } | _corrections(update.shares)
 
 

@@ -117,6 +117,13 @@ _DEFINED = (
         "nats",
         "Mean |difference| between the sampler's and the learner's log-probabilities.",
     ),
+    _metric("mismatch/kl_k1", "nats", "Mean of sampler minus learner log-probability per token; may be negative."),
+    _metric("mismatch/chi2", "ratio", "Mean squared probability ratio learner / sampler, minus 1; 0 where they agree."),
+    _metric(
+        "mismatch/effective_share",
+        "share",
+        "Effective share of tokens under the weights learner / sampler; 1 where they agree.",
+    ),
     # re-runs and the critic
     _metric(
         "rerun/episodes", "episodes", "Continuations played from inside episodes for credit, faulted ones included.", "sum"

@@ -55,6 +55,8 @@ class UpdateMetrics(Struct, frozen=True, kw_only=True):
     """Share of tokens above `mismatch_warn`."""
     mismatch_ess: float
     """Effective share of tokens under the weights learner / sampler."""
+    mismatch_chi2: float
+    """Mean squared probability ratio learner / sampler, minus 1."""
     seconds: float
     """Wall-clock time."""
     shares: dict[str, float] = {}
@@ -125,6 +127,7 @@ def summary(results: Sequence[StepResult], batch: Batch, *, computed: int, secon
         mismatch_mean=seen.mean_abs,
         mismatch_above=seen.above_share,
         mismatch_ess=seen.ess_share,
+        mismatch_chi2=seen.chi2,
         seconds=seconds,
         shares=shares,
     )
