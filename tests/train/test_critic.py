@@ -19,7 +19,7 @@ from phronesis.models.layout import plan
 from phronesis.records import Stop
 from phronesis.store import Run
 from phronesis.train import checkpoint, job
-from phronesis.train.critic import Critic, CriticConfig, withheld
+from phronesis.train.critic import Critic, CriticConfig, sao_critic, withheld
 from phronesis.train.optimizer import AdamWConfig
 
 QUICK = CriticConfig(optimizer=AdamWConfig(lr=3e-3), clip=None)
@@ -218,3 +218,8 @@ def test_one_rollout_a_prompt_is_enough():
     assert alone.updates == 4 * 2 * 2
     assert config(**WITH).updates == 3 * 2 * 2, "a schedule spans the steps the policy learns in"
     assert msgspec.to_builtins(alone.credit)["type"] == "sao"
+
+
+def test_the_critic_of_sao_as_published():
+    found = sao_critic()
+    assert (found.warmup, found.epochs, found.frozen, found.optimizer.lr) == (10, 2, "attention", 5e-6)

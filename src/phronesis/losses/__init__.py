@@ -190,6 +190,12 @@ from phronesis.losses.trust_region import (
     tv_keep_symmetric,
     tv_loss,
 )
+from phronesis.losses.value import (
+    ValueTerms,
+    explained_variance,
+    value_clip,
+    value_loss,
+)
 from phronesis.losses.weighted import (
     CISPOLoss,
     DISLoss,
@@ -270,6 +276,7 @@ __all__ = [
     "TurnMeanTokenMean",
     "TwoSidedLoss",
     "VESPOLoss",
+    "ValueTerms",
     "Veto",
     "adapt_kl",
     "aggregate",
@@ -290,6 +297,7 @@ __all__ = [
     "entropy",
     "evaluate",
     "expected",
+    "explained_variance",
     "gmpo",
     "gppo",
     "gspo",
@@ -331,6 +339,8 @@ __all__ = [
     "tv_keep_symmetric",
     "tv_loss",
     "two_sided",
+    "value_clip",
+    "value_loss",
     "variance_baseline",
     "vespo",
     "vespo_weight",

@@ -76,6 +76,14 @@ class CriticConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
             raise ConfigError(f'critic.frozen {self.frozen!r} says nothing on trunk "policy", of which nothing is trained')
 
 
+def sao_critic(lr: float = 5e-6) -> CriticConfig:
+    """The critic of SAO (arXiv 2607.07508): ten warm-up steps, two updates a step, attention frozen, five times the policy's
+    learning rate (1e-6 at 30B; a small model needs far more). It goes with `SAOCredit` and `DISLoss`; its value pre-training is
+    the warm-up alone here, and the clip of values is ours.
+    """
+    return CriticConfig(frozen="attention", warmup=10, epochs=2, optimizer=AdamWConfig(lr=lr))
+
+
 class CriticMetrics(Struct, frozen=True, kw_only=True):
     """What a critic expected of a step and learned from it."""
 
