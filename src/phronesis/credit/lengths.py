@@ -28,8 +28,9 @@ def opo(rewards: Sequence[float], lengths: Sequence[int]) -> OPO:
     """Each reward minus the mean of the group's rewards, weighted by length: ``b = sum |y| r / sum |y|``.
 
     The baseline of least variance if a sequence's squared gradient grows with its length. Biased in a finite group, since the
-    baseline contains the reward itself.   Source: formula [opo]. Equal rewards give 0, as does a group of one; without any
-    token all weigh the same.
+    baseline contains the reward itself. Equal rewards give 0, as does a group of one; without any token all weigh the same.
+
+    Source: OPO, arXiv 2505.23585; formula [opo].
 
     >>> opo([1.0, 0.0], [2, 4])
     OPO(baseline=0.3333333333333333, advantages=(0.6666666666666667, -0.3333333333333333))

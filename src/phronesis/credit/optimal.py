@@ -41,7 +41,7 @@ def optimal_token(
     Where only one trace is alive there is nothing to compare with and its baseline is 0; so for a group of one. Biased in a
     finite group, since the baseline contains the trace itself.
 
-    Source: optimal token baseline of verl; formula [otb]. Probabilities [.5, .8] and [.5, .2], squares [.5, .68] for both,
+    Source: arXiv 2602.07078; formula [otb]. Probabilities [.5, .8] and [.5, .2], squares [.5, .68] for both,
     returns 1 and 0: energies [.5, .58] and [.5, 1.78], advantages [.5, .754237] and [-.5, -.245763].
 
     Args:

@@ -129,7 +129,10 @@ Aggregation = (
 
 
 def aggregate(token_loss_N: Tensor, inputs: LossInputs, rule: AggregationRule) -> Tensor:
-    """One number from per-token losses; masked tokens and sequences without trained tokens do not count, nothing gives 0."""
+    """One number from per-token losses; masked tokens and sequences without trained tokens do not count, nothing gives 0.
+
+    Denominators are those of the whole step, whatever part of it is at hand.   Formulas [agg], [agg-global].
+    """
     return masked_sum(token_loss_N * rule.weights(inputs), inputs.mask_N)
 
 

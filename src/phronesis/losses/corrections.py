@@ -93,7 +93,8 @@ def rejected(inputs: LossInputs, keep_N: Tensor) -> LossInputs:
     """The inputs without the tokens where `keep_N` is False: masked, and no longer counted in any denominator.
 
     A sequence or turn that loses its last token is not counted either. Right where all tokens of the step are present, since
-    the denominators are the whole step's.
+    the denominators are the whole step's. A token of weight 0 stays in the mean, one left out does not: formula
+    [zero-vs-reject].
     """
     mask_N = torch.ones_like(keep_N) if inputs.mask_N is None else inputs.mask_N
     left_N, gone_N = mask_N & keep_N, mask_N & ~keep_N

@@ -147,7 +147,7 @@ def log_ratio(to_N: Tensor, from_N: Tensor) -> Tensor:
     """``log(to / from)`` in nats, clamped to ±`MAX_LOG_RATIO`; beyond the clamp no gradient flows.
 
     `log_ratio(old, infer)` is the mismatch between learner and sampler, `log_ratio(theta, old)` the policy's movement,
-    `log_ratio(theta, infer)` their sum.
+    `log_ratio(theta, infer)` their sum.   Formula [ratio].
     """
     return (to_N - from_N).clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO)
 

@@ -14,19 +14,26 @@ from phronesis.losses.inputs import log_ratio
 
 
 def kl_k1(logp_N: Tensor, logp_ref_N: Tensor) -> Tensor:
-    """``log pi - log ref`` per token `[N]`; unbiased under samples of pi. As a loss its expected gradient is 0."""
+    """``log pi - log ref`` per token `[N]`; unbiased under samples of pi. As a loss its expected gradient is 0.
+
+    Formulas [kl-k], [kl-grad].
+    """
     return -log_ratio(logp_ref_N, logp_N)
 
 
 def kl_k2(logp_N: Tensor, logp_ref_N: Tensor) -> Tensor:
-    """``(log pi - log ref)² / 2`` per token `[N]`; as a loss its expected gradient is that of KL(pi || ref)."""
+    """``(log pi - log ref)² / 2`` per token `[N]`; as a loss its expected gradient is that of KL(pi || ref).
+
+    Formulas [kl-k], [kl-grad].
+    """
     return 0.5 * log_ratio(logp_ref_N, logp_N).square()
 
 
 def kl_k3(logp_N: Tensor, logp_ref_N: Tensor) -> Tensor:
     """``exp(d) - d - 1`` with d = log ref - log pi, per token `[N]`; never negative.
 
-    As a loss its expected gradient is that of the *forward* KL(ref || pi).   Source: GRPO, arXiv 2402.03300 eq. 4.
+    As a loss its expected gradient is that of the *forward* KL(ref || pi).   Source: GRPO, arXiv 2402.03300 eq. 4; formulas
+    [kl-k], [kl-grad].
     """
     d_N = log_ratio(logp_ref_N, logp_N)
     return torch.expm1(d_N) - d_N
@@ -52,7 +59,7 @@ def kl_unbiased(logp_N: Tensor, logp_old_N: Tensor, logp_ref_N: Tensor) -> Tenso
 def expected(values_V: Tensor, logp_V: Tensor) -> Tensor:
     """Mean of `values_V` under p, over the last axis; terms with p = 0 are 0.
 
-    p [.7, .3], q [.5, .5]: k1 .082283, k2 .078766 (biased), k3 .082283.
+    p [.7, .3], q [.5, .5]: k1 .082283, k2 .078766 (biased), k3 .082283.   Formula [kl-expect].
     """
     p_V = logp_V.exp()
     return torch.where(p_V > 0, p_V * values_V, 0.0).sum(-1)

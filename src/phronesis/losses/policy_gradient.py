@@ -58,7 +58,7 @@ def ppo_clip(
     with c = 3, (5, -1) -3 instead of -5.
 
     Source: PPO, arXiv 1707.06347 eq. 7; eps_high > eps_low is clip-higher, DAPO, arXiv 2503.14476 eq. 10; dual clip,
-    arXiv 1912.09729 eq. 5. The clamp of the log-ratio precedes the clipping.
+    arXiv 1912.09729 eq. 5; formulas [ppo], [dual-clip], [coef-table]. The clamp of the log-ratio precedes the clipping.
     """
     ratio_N = log_ratio(logp_theta_N, logp_old_N).exp()
     clipped_N = ratio_N.clamp(1.0 - eps_low, 1.0 + eps_high)

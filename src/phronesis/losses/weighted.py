@@ -25,7 +25,7 @@ def cispo(logp_theta_N: Tensor, logp_old_N: Tensor, advantages_N: Tensor, *, cap
         cap: largest weight, at least 1.
         floor: smallest weight, at most 1; published without one (0).
 
-    Source: MiniMax-M1, arXiv 2506.13585 eq. 4; formula [cispo].
+    Source: MiniMax-M1, arXiv 2506.13585 eq. 4; formulas [cispo], [stop-grad].
     """
     ratio_N = log_ratio(logp_theta_N.detach(), logp_old_N).exp()
     shares = {"capped_high": ratio_N > cap, "capped_low": ratio_N < floor}
