@@ -11,7 +11,7 @@ import pytest
 import phronesis.view
 
 MODULES = [f"phronesis.view.{m.name}" for m in pkgutil.iter_modules(phronesis.view.__path__)]
-MODULES += ["phronesis.evals.statistics", "phronesis.evals.pass_at_k", "phronesis.train.metrics"]
+MODULES += ["phronesis.evals.statistics", "phronesis.evals.at_k", "phronesis.train.metrics"]
 
 
 @pytest.mark.parametrize("name", MODULES)

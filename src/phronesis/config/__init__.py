@@ -10,7 +10,21 @@ structs told apart by their tag (``loss.type = "ppo_clip"``). TOML has no null, 
 
 from phronesis.config.hints import field_docs
 from phronesis.config.importing import import_path
-from phronesis.config.resolve import arguments, load
+from phronesis.config.resolve import Table, arguments, finish, load, overlay, plain, read_layers, start
 from phronesis.config.write import config_hash, differences, to_toml
 
-__all__ = ["arguments", "config_hash", "differences", "field_docs", "import_path", "load", "to_toml"]
+__all__ = [
+    "Table",
+    "arguments",
+    "config_hash",
+    "differences",
+    "field_docs",
+    "finish",
+    "import_path",
+    "load",
+    "overlay",
+    "plain",
+    "read_layers",
+    "start",
+    "to_toml",
+]

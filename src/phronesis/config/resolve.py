@@ -50,16 +50,52 @@ def load(cls: type[S], files: Sequence[Path] = (), overrides: Sequence[str] = ()
     >>> load(Optim, overrides=["lr=3e-4"]).lr
     0.0003
     """
-    table = hints.defaults(cls) if base is None else cast(Table, msgspec.to_builtins(base, str_keys=True))
+    table = start(cls, base)
+    for layer in read_layers(files, overrides):
+        table = overlay(cls, table, layer)
+    return finish(cls, table)
+
+
+def read_layers(files: Sequence[Path] = (), overrides: Sequence[str] = ()) -> list[Table]:
+    """What `load` lays over one another, weakest first: one table per file, then one for all overrides if there are any.
+
+    Raises:
+        ConfigError: a file or override that cannot be read.
+    """
     layers = [_read(path) for path in files]
-    if overrides:
-        layers.append(_parse_overrides(overrides))
-    for layer in layers:
-        table = _overlay_struct(cls, table, layer, "", cls)
+    return [*layers, _parse_overrides(overrides)] if overrides else layers
+
+
+def start(cls: type[S], base: S | None = None) -> Table:
+    """The table a config of class `cls` is built from: plain values of `base`, or of the class defaults."""
+    return hints.defaults(cls) if base is None else cast(Table, msgspec.to_builtins(base, str_keys=True))
+
+
+def overlay(cls: type[Struct], table: Table, layer: Table) -> Table:
+    """`table`, values of a `cls`, with a layer of `read_layers` on top.
+
+    Raises:
+        ConfigError: a value of the wrong type or range.
+        UnknownName: a field, tag or choice that does not exist.
+    """
+    return _overlay_struct(cls, table, layer, "", cls)
+
+
+def finish(cls: type[S], table: Table) -> S:
+    """The config a table holds.
+
+    Raises:
+        ConfigError: a missing field, or a combination the config refuses.
+    """
     try:
         return msgspec.convert(table, cls, str_keys=True)
     except msgspec.ValidationError as error:
         raise _explain(error, cls) from None
+
+
+def plain(layer: Table) -> Table:
+    """A layer of `read_layers` with every text of the command line read as TOML."""
+    return cast(Table, _resolve(layer))
 
 
 def arguments(texts: Sequence[str]) -> dict[str, object]:

@@ -37,7 +37,7 @@ _TEXT = "phronesis.envs.adapters.toy_text"
 _PROBE = "Learning probe: "
 
 BUILT_IN = (
-    Listing("ledger", "phronesis.envs.ledger:make", "Post entries behind look-ups that may be busy, redirect or miss, and give the check digit"),
+    Listing("ledger", "phronesis.envs.ledger:make", "Keep a check digit over look-ups that may be busy, redirect or miss"),
     Listing("guess", "phronesis.envs.guess:make", "Find a hidden number; answers are higher, lower, correct"),
     Listing("frozenlake", f"{_TEXT}:frozenlake", "Cross a frozen lake to the goal (Gymnasium FrozenLake)"),
     Listing("taxi", f"{_TEXT}:taxi", "Fetch a passenger and bring it where it wants to go (Gymnasium Taxi)"),
