@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import ctypes
 import math
 import os
+import platform
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +22,7 @@ from phronesis.engine import native
 from phronesis.engine.compute import Eager, Inputs
 from phronesis.engine.embedded import EmbeddedEngine, EngineConfig
 from phronesis.engine.forward import Piece
-from phronesis.engine.native import NativeCompute
+from phronesis.engine.native import NativeCompute, build
 from phronesis.engine.rows import Rows
 from phronesis.errors import ConfigError
 from phronesis.models.tiny import TinyModel, tiny
@@ -158,11 +161,115 @@ def test_the_cache_may_grow_while_requests_run():
 def test_what_cannot_run_natively_says_why(monkeypatch):
     half = model(dtype=torch.bfloat16)
     assert "bfloat16" in (native.obstacle(half) or "")
-    with pytest.raises(ConfigError, match=r"native = true, but the model is torch\.bfloat16"):
+    with pytest.raises(ConfigError, match=r"native = true, but embed is torch\.bfloat16"):
         EmbeddedEngine(half, EngineConfig(native=True))
     assert EmbeddedEngine(half).arithmetic == "pytorch"
     monkeypatch.setattr("phronesis.engine.native.compute.MOST_PARAMETERS", 10)
     assert "parameters, more than 10" in (native.obstacle(model()) or "")
+
+
+def test_scoring_and_growing_caches_share_scratch_memory():
+    """Buffers are made when first needed; a longer score in between must not make a later, larger cache use a small one."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        decoder = tiny(TinyModel(width=32, layers=1, heads=2, kv_heads=1, head_dim=16, mlp_width=32, max_positions=2048), 90, 1)
+        engine = EmbeddedEngine(decoder, EngineConfig(native=True))
+
+        async def crowd(count, length):
+            asked = [engine.sample([1] * length + [i], SamplingParams(max_tokens=3, seed=i)) for i in range(count)]
+            return [got.ids for got in await asyncio.gather(*asked)]
+
+        asyncio.run(crowd(40, 100))
+        asyncio.run(engine.score([1] * 1500))
+        asyncio.run(crowd(40, 300))
+        late = asyncio.run(crowd(40, 1200))
+        compute, capacity = engine._runner.compute, engine._runner._cache.capacity
+        needed = compute._scratch_size(ctypes.byref(compute._model), capacity)
+        assert [s.size >= needed for s in compute._scratch] == [True, True]
+        engine.advance()
+        assert asyncio.run(crowd(40, 1200)) == late
+    finally:
+        torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("where", ["embed", "qkv", "down", "final_norm", "head row"])
+def test_weights_that_are_no_numbers_do_not_look_sure(where):
+    decoder = tiny(TinyModel(width=32, layers=2, heads=2, kv_heads=2, head_dim=16, mlp_width=48, tied=False), 70, 3)
+    with torch.no_grad():
+        part = {
+            "embed": decoder.embed[5],
+            "qkv": decoder.blocks[0].qkv[3],
+            "down": decoder.blocks[1].down[7],
+            "final_norm": decoder.final_norm,
+            "head row": decoder.head[11],
+        }[where]
+        part.fill_(math.nan)
+    for temperature in (1.0, 0.0):
+        drawn = step(NativeCompute(decoder), [[5, 6, 5]], [SamplingParams(max_tokens=1, temperature=temperature)])
+        assert np.isnan(drawn.logprobs).all() and np.isnan(drawn.entropies).all() and 0 <= drawn.ids[0] < 70
+
+
+def test_calls_from_two_threads_take_turns():
+    engine = EmbeddedEngine(model(), EngineConfig(native=True))
+    sequences = [[(7 * i + t) % 70 for t in range(40)] for i in range(30)]
+    want = [engine.score_many([s])[0] for s in sequences]
+    with ThreadPoolExecutor(2) as pool:
+        got = list(pool.map(lambda s: engine.score_many([s])[0], sequences * 4))
+    assert got == want * 4
+
+
+def test_between_two_advances_nothing_of_the_new_weights_is_seen():
+    decoder = model()
+    engine = EmbeddedEngine(decoder, EngineConfig(native=True))
+    before = engine.score_many([[1, 2, 3]])
+    with torch.no_grad():
+        decoder.embed.mul_(1.5)
+    assert engine.score_many([[1, 2, 3]]) == before
+    engine.advance()
+    assert engine.score_many([[1, 2, 3]]) != before
+
+
+def test_parameters_of_another_kind_are_refused():
+    decoder = model()
+    engine = EmbeddedEngine(decoder, EngineConfig(native=True))
+    decoder.embed = torch.nn.Parameter(torch.randn(99, 32))
+    with pytest.raises(ConfigError, match="embed has another shape; make a new engine"):
+        engine.advance()
+    decoder.double()
+    with pytest.raises(ConfigError, match=r"embed is torch\.float64, the compiled step computes in float32"):
+        engine.advance()
+
+
+def test_a_transposed_embedding_is_read_as_it_is():
+    decoder, other = model(), model()
+    other.embed = torch.nn.Parameter(decoder.embed.detach().t().contiguous().t())
+    assert not other.embed.is_contiguous()
+    engines = [EmbeddedEngine(d, EngineConfig(native=True)) for d in (decoder, other)]
+    assert engines[0].score_many([[1, 2, 3]]) == engines[1].score_many([[1, 2, 3]])
+
+
+def processors() -> list[str]:
+    """Flags for processors this one can stand in for."""
+    if platform.machine() != "x86_64":
+        return [""]
+    return ["-march=x86-64", "-mavx2 -mfma"] if "avx2" in Path("/proc/cpuinfo").read_text() else ["-march=x86-64"]
+
+
+@pytest.mark.parametrize("flags", processors())
+def test_other_processors_compute_the_same(flags, tmp_path, monkeypatch):
+    """Shorter vectors take other paths through the source."""
+    build.compile_step(build._compiler(), tmp_path / "step.so", flags.split())
+    library = ctypes.CDLL(str(tmp_path / "step.so"))
+    monkeypatch.setattr("phronesis.engine.native.compute.built", lambda: build.Built(library, ""))
+    for sizes in ({}, {"head_dim": 24, "width": 20, "mlp_width": 40}, {"heads": 4, "kv_heads": 1, "head_dim": 64}):
+        decoder = model(300, **sizes)
+        compute = NativeCompute(decoder)
+        assert compute.name == "native-8"
+        prompts = [[(3 * i + t) % 300 for t in range(1 + 7 * i)] for i in range(20)]
+        params = [SamplingParams(max_tokens=1)] * len(prompts)
+        fast, slow = step(compute, prompts, params, 4), step(Eager(decoder), prompts, params, 4)
+        assert np.abs(fast.logprobs - slow.logprobs).max() < 2e-4 and np.abs(fast.entropies - slow.entropies).max() < 2e-4
 
 
 SNIPPET = """
@@ -172,7 +279,7 @@ from phronesis.engine.native.build import built
 from phronesis.models.tiny import TinyModel, tiny
 from phronesis.policy import SamplingParams
 engine = EmbeddedEngine(tiny(TinyModel(width=32, layers=1, heads=2, kv_heads=2, head_dim=16, mlp_width=32), 50, 1))
-print(engine.arithmetic, len(asyncio.run(engine.sample([1, 2], SamplingParams(max_tokens=4))).ids), built().note)
+print(engine.arithmetic.split("-")[0], len(asyncio.run(engine.sample([1, 2], SamplingParams(max_tokens=4))).ids), built().note)
 """
 
 
@@ -194,6 +301,28 @@ def test_a_compiler_that_fails_is_named_and_pytorch_computes(tmp_path):
     broken.chmod(0o755)
     out = elsewhere(tmp_path / "cache", CC=str(broken))
     assert out.startswith("pytorch 4") and "failed: step.c: out of luck" in out
+
+
+def test_a_compiler_with_arguments_is_understood(tmp_path):
+    assert elsewhere(tmp_path, CC=f"{build._compiler()[0]} -pipe").startswith("native 4 built ")
+
+
+def test_a_library_cut_short_is_built_again(tmp_path):
+    first = elsewhere(tmp_path).split()[-1]
+    Path(first).write_bytes(b"")
+    assert elsewhere(tmp_path) == f"native 4 built {first}\n"
+
+
+def test_a_folder_others_can_write_to_is_not_used(tmp_path):
+    (tmp_path / "phronesis").mkdir()
+    (tmp_path / "phronesis").chmod(0o777)
+    out = elsewhere(tmp_path)
+    assert out.startswith("native 4 built ") and f"{tmp_path}/phronesis-" in out  # the temporary folder's own
+
+
+def test_without_a_home_the_temporary_folder_serves(tmp_path):
+    out = elsewhere(tmp_path, XDG_CACHE_HOME="relative", HOME="")
+    assert out.startswith("native 4 built ") and f"{tmp_path}/phronesis-" in out and not Path("relative").exists()
 
 
 def test_it_is_compiled_once_and_then_found(tmp_path):

@@ -44,6 +44,7 @@ def replay_episode(
     """
     with Run.open(run) as opened:
         episode = opened.get(id, kind)
+        computed = [e.fields.get("arithmetic") for e in opened.events() if e.kind == "engine"]
     config = settings(run, [])
     player, resampled = _player(run, config, episode)
     sampling = config.sampling if episode.step is not None else Sampling()
@@ -61,6 +62,9 @@ def replay_episode(
         width = shutil.get_terminal_size((100, 24)).columns
         say(render(result.episode, width=width, colour=sys.stdout.isatty(), tokens=tokens, decode=player.decode))
         say(verdict(result, player, resampled))
+        here = player.seat.engine.arithmetic
+        if not result.exact and resampled and computed and here not in computed:
+            say(f"the run sampled with {computed[-1]}, this is {here}: last bits may differ for that alone")
     if not result.exact:
         raise typer.Exit(1)
 

@@ -58,13 +58,14 @@ def _compute(decoder: Decoder, native: bool | None) -> Compute:
 class EmbeddedEngine:
     """Implements `Policy`, `Scores`, `Versioned` and `Releases` over a `Decoder`."""
 
-    def __init__(self, decoder: Decoder, config: EngineConfig | None = None, *, decode: Decode | None = None):
+    def __init__(self, decoder: Decoder, config: EngineConfig | None = None, *, decode: Decode | None = None, version: int = 0):
         """An engine that samples with `decoder`'s present weights.
 
         Args:
             decoder: shared, not copied; call `advance` after changing its weights.
             config: limits.
             decode: from ids to text, needed for stop strings only.
+            version: weight updates done before.
 
         Raises:
             ConfigError: a limit below 1, a context below 2 or beyond the model's, or `native` where it cannot be.
@@ -78,7 +79,7 @@ class EmbeddedEngine:
         self.context = context
         """Most ids of prompt and completion together."""
         self._vocab_size, self._text = decoder.config.vocab_size, decode
-        self._runner = Runner(_compute(decoder, c.native), c.slots, context, c.chunk, c.pass_tokens, decode)
+        self._runner = Runner(_compute(decoder, c.native), c.slots, context, c.chunk, c.pass_tokens, decode, version)
         self._waiting: deque[Request] = deque()
         self._arrivals = 0
         self._seen = 0
@@ -92,7 +93,8 @@ class EmbeddedEngine:
 
     @property
     def arithmetic(self) -> str:
-        """How it computes: "native" or "pytorch"."""
+        """How it computes: "pytorch", or "native" and the numbers a vector holds, e.g. "native-16". The last bits of
+        results belong to it."""
         return self._runner.compute.name
 
     @property

@@ -13,6 +13,8 @@ from numpy.typing import NDArray
 from phronesis.errors import ConfigError, PolicyFault
 from phronesis.policy import Completion, SamplingParams, ThoughtBudget
 
+COLDEST = 1e-6
+"""Lowest temperature above 0: logits divided by less leave float32."""
 Decode = Callable[[Sequence[int]], str]
 """From ids to text; needed only for stop strings."""
 
@@ -27,6 +29,8 @@ def check(params: SamplingParams, vocab_size: int, decode: Decode | None) -> Non
     bad: str | None = None
     if p.max_tokens < 1:
         bad = f"max_tokens must be at least 1, got {p.max_tokens!r}"
+    elif 0 < p.temperature < COLDEST:
+        bad = f"temperature must be 0 (greedy) or at least {COLDEST:g}, got {p.temperature!r}: logits over it would overflow"
     elif not 0 <= p.temperature < float("inf"):
         bad = f"temperature must be at least 0 and finite, got {p.temperature!r}"
     elif not 0 < p.top_p <= 1:

@@ -48,7 +48,9 @@ class _Fill(NamedTuple):
 class Runner:
     """Owns the cache and the books of its slots."""
 
-    def __init__(self, compute: Compute, slots: int, context: int, chunk: int, pass_tokens: int, text: Decode | None):
+    def __init__(
+        self, compute: Compute, slots: int, context: int, chunk: int, pass_tokens: int, text: Decode | None, version: int = 0
+    ):
         self._text = text
         self._limit, self._context, self._chunk, self._pass_tokens = slots, context, chunk, pass_tokens
         self.compute = compute
@@ -61,7 +63,7 @@ class Runner:
         self.stale: set[int] = set()
         """Running slots to be computed again, because the weights changed."""
         self._special: list[Request] = []
-        self.version = 0
+        self.version = version
         """Weights in use."""
         self.freed = True
         """Something ended or was given up since the last `admit`, so that waiting requests may find room."""

@@ -13,6 +13,7 @@ from phronesis.credit.gigpo import GiGPOCredit
 from phronesis.credit.rule import ComparesSiblings
 from phronesis.credit.trajectory import TrajectoryCredit
 from phronesis.data.order import Listed, TaskOrder
+from phronesis.engine.embedded import EngineConfig
 from phronesis.errors import ConfigError, GroupTooSmall
 from phronesis.models.tiny import TinyModel
 from phronesis.rollout.limits import Limits, Sampling
@@ -82,6 +83,8 @@ class RunConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Who plays."""
     limits: Limits = Limits()
     """What an episode may use."""
+    engine: EngineConfig = EngineConfig()
+    """Limits of the engine that samples, and how it computes."""
     sampling: Sampling = Sampling()
     """How turns are sampled in training; evaluation samples at temperature 1 and greedily."""
     prime: PrimeConfig | None = None
@@ -145,7 +148,7 @@ class RunConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
             raise ConfigError("evaluation.tasks and evaluation.every must be at least 0")
         if self.prime is not None and self.prime.demonstrations < 1:
             raise ConfigError(f"prime.demonstrations must be at least 1, got {self.prime.demonstrations!r}")
-        if self.steps and self.group_size == 1 and _needs_siblings(self.credit):
+        if self.steps and self.group_size == 1 and needs_siblings(self.credit):
             raise ConfigError(
                 "group_size 1 with a baseline from the group: an episode has no siblings to be compared with, so every "
                 f"advantage would be 0; set group_size to 2 or more, or {_without_siblings(self.credit)}"
@@ -177,7 +180,7 @@ def _without_siblings(credit: CreditConfig | str) -> str:
     return f'credit.{field}.type = "none"' if hasattr(credit, field) else 'credit.type = "reinforce_pp"'
 
 
-def _needs_siblings(credit: CreditConfig | str) -> bool:
+def needs_siblings(credit: CreditConfig | str) -> bool:
     """Whether a lone episode has no advantage under this rule; not known for a user's own rule."""
     if isinstance(credit, str):
         return False

@@ -30,11 +30,13 @@ from phronesis.records import Episode, Task
 from phronesis.rollout.limits import Sampling
 from phronesis.rollout.play import Stage, Ticket, play
 from phronesis.seeding import stream
+from phronesis.store.disk import make_folder, sync
 from phronesis.store.index import Where
 from phronesis.store.run import Run, RunWriter
 from phronesis.train import checkpoint
 from phronesis.train.config import EnvChoice, RunConfig
 from phronesis.train.crediting import check_critic
+from phronesis.train.lint import lint, refuse
 from phronesis.train.loop import Loop, train
 from phronesis.train.phases import Phases
 from phronesis.train.priming import Demonstrations, demonstrations, make_tokenizer
@@ -80,6 +82,9 @@ def run(
         try:
             if resume:
                 writer.event("resume", "continuing an interrupted run")
+            else:
+                for finding in lint(config):
+                    writer.event("lint", finding.line, rule=finding.rule, severity=finding.severity)
             return asyncio.run(_Job(config, spec, writer, listener).run())
         except Exception as error:
             writer.event("failure", f"{type(error).__name__}: {error}")
@@ -90,11 +95,12 @@ def check(config: RunConfig, spec: EnvSpec) -> None:
     """Refuses, before anything is written, what would only fail after priming or playing.
 
     Raises:
-        ConfigError: priming without demonstrations, an order of tasks the environment does not allow, a credit rule that cannot
+        ConfigError: settings `phronesis.train.lint` refuses, priming without demonstrations, an order of tasks the environment does not allow, a credit rule that cannot
             be built, or one whose critic is missing or idle.
         CheckpointError: a teacher that cannot be read.
         UnknownName: a split the environment lacks.
     """
+    refuse(lint(config))
     if config.prime is not None and spec.demonstrate is None:
         raise ConfigError(f'environment {spec.name!r} has no demonstrations to prime on; set prime = "none"')
     config.tasks.source(spec, "train", config.seed)
@@ -145,6 +151,7 @@ class _Job:
     async def run(self) -> Summary:
         """All phases in order."""
         policy, start = await self._seat()
+        self._note_arithmetic(policy)
         await self._evaluate("before", self._untrained() if start and self._lacks("before") else policy)
         await self._train(policy, start)
         await self._evaluate("after", policy)
@@ -176,13 +183,27 @@ class _Job:
         policy = seat(self.config, tokenizer, decoder)
         first = SpecTasks(self.spec, "train", self.config.seed).draw(1)[0]
         await check_context(policy.stage(self.spec, self.config, self.config.sampling), first, self.config.seed)
-        save_tokenizer(tokenizer, self.folder / TOKENIZER)
+        self._keep_tokenizer(tokenizer)
         self._took("make", began)
         if shown.conversations:
             self._prime(policy, shown)
             policy = seat(self.config, tokenizer, decoder)  # version 0 starts reinforcement learning; version = steps done
         self._save(policy, 0)
         return policy, 0
+
+    def _note_arithmetic(self, policy: Seat) -> None:
+        """Writes down how the engine computes, since the last bits of every number belong to it."""
+        now = policy.engine.arithmetic
+        before = [e.fields.get("arithmetic") for e in self.writer.events() if e.kind == "engine"]
+        if before and before[-1] != now:
+            log.warning(
+                "the run sampled with %s so far and goes on with %s: it will not equal the uninterrupted run bit for bit; "
+                "`phronesis doctor` says why this machine computes as it does, engine.native chooses",
+                before[-1],
+                now,
+            )
+        if not before or before[-1] != now:
+            self.writer.event("engine", f"samples with {now}", arithmetic=now)
 
     def _lacks(self, when: str) -> bool:
         """Whether an evaluation of that time is still to be made."""
@@ -314,6 +335,7 @@ class _Job:
         return told
 
     def _finish(self, name: str, found: EvalSummary, began: float) -> None:
+        self.writer.sync()
         self.phases.put(name, found)
         self._took(name, began)
 
@@ -337,7 +359,17 @@ class _Job:
         self.phases.put("seconds", seconds)
         return seconds[phase]
 
+    def _keep_tokenizer(self, tokenizer: PreTrainedTokenizerBase) -> None:
+        """Puts the tokenizer on the disk, where every checkpoint finds it."""
+        folder = self.folder / TOKENIZER
+        make_folder(folder)
+        save_tokenizer(tokenizer, folder)
+        for path in (*folder.iterdir(), folder):
+            sync(path)
+
     def _save(self, policy: Seat, step: int) -> None:
+        """Saves a checkpoint, after what was played and measured before it: no power cut leaves only the checkpoint."""
+        self.writer.sync()
         tokenizer_files = [p for p in (self.folder / TOKENIZER).iterdir() if p.is_file()]
         known = dict(self.credit.state()) if isinstance(self.credit, credit.Remembers) else {}
         manifest = checkpoint.Manifest(step=step, source=self.source.state(), credit=known, config=self.hash)

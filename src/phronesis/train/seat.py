@@ -70,9 +70,7 @@ def seat(config: RunConfig, tokenizer: PreTrainedTokenizerBase, decoder: Decoder
             f"the tokenizer has {len(tokenizer)} ids, the model {decoder.config.vocab_size}; use the tokenizer it was made with"
         )
     chat = format_for(tokenizer, config.model.retention)
-    engine = EmbeddedEngine(decoder, decode=partial(decode, tokenizer))
-    for _ in range(version):
-        engine.advance()
+    engine = EmbeddedEngine(decoder, config.engine, decode=partial(decode, tokenizer), version=version)
     learning = replace(
         config.learner,
         seed=stream(config.seed, "learner", config.learner.seed),

@@ -2,7 +2,8 @@
 
 Nothing is compiled at installation: the compiler of the machine that runs (``$CC``, cc, gcc or clang, else the one in the
 package ziglang, which is the extra ``compiler``) builds `step.c` for its own processor on first use, in a few seconds, into
-the user's cache folder. A machine without a compiler loses speed only: PyTorch does the same arithmetic.
+the user's cache folder. A machine without a compiler loses speed only: PyTorch does the same arithmetic. The rule this module
+keeps: whatever is wrong with compiler, folder or library, `built` answers and never raises.
 """
 
 from __future__ import annotations
@@ -13,10 +14,13 @@ import hashlib
 import importlib.util
 import os
 import platform
+import shlex
 import shutil
+import stat
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -24,7 +28,7 @@ SOURCE = Path(__file__).with_name("step.c")
 FLAGS = ("-O3", "-std=gnu11", "-shared", "-fPIC", "-fno-math-errno", "-fno-trapping-math")
 TARGETS = ("-march=native", "-mcpu=native", "")
 """Tried in order; what a compiler calls its own processor differs."""
-INTERFACE = 2
+INTERFACE = 3
 """Of the structures in `compute`; `step.c` answers with its own."""
 PATIENCE = 120.0
 """Seconds a compiler may take."""
@@ -39,6 +43,10 @@ class Built(NamedTuple):
     """What was built, or why not, in one line."""
 
 
+class Unusable(Exception):
+    """A library, folder or compiler that does not work; says why in one line."""
+
+
 @functools.cache
 def built() -> Built:
     """The compiled step, built at the first call of any process on this machine."""
@@ -47,86 +55,143 @@ def built() -> Built:
         wanted = os.environ.get("CC", "cc, gcc or clang")
         return Built(None, f"no C compiler ({wanted} is not on the PATH; pip install 'phronesis[compiler]' brings one)")
     try:
-        asked = [*compiler, "--version"]
-        version = subprocess.run(asked, capture_output=True, text=True, timeout=PATIENCE, check=True).stdout
-        path, fresh = _compiled(compiler, version)
+        name = _name(compiler)
+    except Unusable as error:
+        return Built(None, str(error))
+    reasons: list[str] = []
+    for folder in _folders():
+        try:
+            return _from(folder, name, compiler)
+        except Unusable as error:
+            reasons.append(str(error))
+    return Built(None, "; ".join(dict.fromkeys(reasons)))
+
+
+def compile_step(compiler: Sequence[str], target: Path, flags: Sequence[str]) -> None:
+    """Compiles `step.c`.
+
+    Args:
+        compiler: the command.
+        target: where the library goes.
+        flags: for the processor, e.g. ``-march=native``.
+
+    Raises:
+        Unusable: it failed; carries the last line of what the compiler said.
+    """
+    _run([*compiler, *FLAGS, *flags, "-o", str(target), str(SOURCE), "-lm"])
+
+
+def _from(folder: Path, name: str, compiler: Sequence[str]) -> Built:
+    """The library in a folder, compiled there when it is missing or cannot be loaded."""
+    _ready(folder)
+    path = folder / name
+    if path.exists():
+        try:
+            return Built(_loaded(path), f"found {path}")
+        except Unusable:
+            path.unlink(missing_ok=True)  # half written, or of another machine: a new one takes two seconds
+    try:
+        with tempfile.TemporaryDirectory(dir=folder) as scratch:
+            fresh = Path(scratch, name)
+            _compile(compiler, fresh)
+            with fresh.open("rb") as file:
+                os.fsync(file.fileno())
+            fresh.replace(path)  # another process may have been faster; both made the same thing
+    except OSError as error:
+        raise Unusable(f"{folder} cannot be used: {error}") from error
+    return Built(_loaded(path), f"built {path}")
+
+
+def _compile(compiler: Sequence[str], target: Path) -> None:
+    """Compiles for this processor, or for any of its kind where the compiler has no word for it."""
+    failed = Unusable("no flags to compile with")
+    for flag in TARGETS:
+        try:
+            return compile_step(compiler, target, [flag] if flag else [])
+        except Unusable as error:
+            failed = error
+    raise failed
+
+
+def _loaded(path: Path) -> ctypes.CDLL:
+    """The library, known to be ours and of the interface `compute` speaks."""
+    try:
+        found = path.lstat()
+        if not stat.S_ISREG(found.st_mode) or found.st_mode & 0o022 or not _ours(found):
+            raise Unusable(f"{path} may have been written by somebody else")
         library = ctypes.CDLL(str(path))
-    except (OSError, subprocess.SubprocessError) as error:
-        said = error.stderr if isinstance(error, subprocess.CalledProcessError) and error.stderr else str(error)
-        last = said.strip().splitlines()[-1] if said.strip() else repr(error)
-        return Built(None, f"{' '.join(compiler)} failed: {last}")
-    if library.phronesis_interface() != INTERFACE:
-        return Built(
-            None, f"{path} has interface {library.phronesis_interface()}, expected {INTERFACE}: step.c and build.py differ"
-        )
-    return Built(library, f"{'built' if fresh else 'found'} {path}")
+        interface = int(library.phronesis_interface())
+    except (OSError, AttributeError) as error:
+        raise Unusable(f"{path} cannot be loaded: {error}") from error
+    if interface != INTERFACE:
+        raise Unusable(f"{path} has interface {interface}, expected {INTERFACE}: step.c and build.py differ")
+    return library
 
 
 def _compiler() -> list[str]:
     """The command of a C compiler; empty when there is none."""
-    chosen = os.environ.get("CC")
+    chosen = shlex.split(os.environ.get("CC", ""))
     if chosen:
-        return [chosen] if shutil.which(chosen) else []
+        return chosen if shutil.which(chosen[0]) else []
     found = next((name for name in ("cc", "gcc", "clang") if shutil.which(name)), None)
     if found is not None:
         return [found]
     return [sys.executable, "-m", "ziglang", "cc"] if importlib.util.find_spec("ziglang") else []
 
 
-def _compiled(compiler: list[str], version: str) -> tuple[Path, bool]:
-    """Path of the library, and whether it was compiled just now. The name holds everything it depends on."""
-    text = SOURCE.read_bytes()
-    key = hashlib.sha256(b"\0".join([text, version.encode(), " ".join((*FLAGS, *TARGETS)).encode(), _processor()])).hexdigest()
-    name = f"step-{key[:16]}.so"
-    for folder in _folders():
-        if (folder / name).exists() and _writable(folder):  # a library in somebody else's folder is not ours
-            return folder / name, False
-    folder = next((f for f in _folders() if _writable(f)), None)
-    if folder is None:
-        raise OSError(f"none of {', '.join(str(f) for f in _folders())} can be written")
-    with tempfile.TemporaryDirectory(dir=folder) as scratch:
-        fresh = Path(scratch, name)
-        _compile(compiler, fresh)
-        fresh.replace(folder / name)  # another process may have been faster; both made the same thing
-    return folder / name, True
+def _name(compiler: Sequence[str]) -> str:
+    """The library's file name, which holds everything it depends on."""
+    parts = (
+        SOURCE.read_text(encoding="utf-8"), _run([*compiler, "--version"]), " ".join((*FLAGS, *TARGETS)), _processor()
+    )  # fmt: skip
+    return f"step-{hashlib.sha256(chr(0).join(parts).encode()).hexdigest()[:16]}.so"
 
 
-def _compile(compiler: list[str], target: Path) -> None:
-    """Compiles for this processor, or for any of its kind where the compiler has no word for it."""
-    failed: subprocess.CompletedProcess[str] | None = None
-    for flag in TARGETS:
-        command = [*compiler, *FLAGS, *([flag] if flag else []), "-o", str(target), str(SOURCE), "-lm"]
-        failed = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, check=False)
-        if failed.returncode == 0:
-            return
-    if failed is not None:
-        raise subprocess.CalledProcessError(failed.returncode, failed.args, stderr=failed.stderr)
+def _run(command: Sequence[str]) -> str:
+    """What a command says."""
+    shown = " ".join(command[: 3 if "ziglang" in command else 1])
+    try:
+        done = subprocess.run(
+            command, capture_output=True, text=True, errors="replace", encoding="utf-8", timeout=PATIENCE, check=False
+        )
+    except (OSError, subprocess.SubprocessError) as error:
+        raise Unusable(f"{shown} failed: {error}") from error
+    if done.returncode:
+        said = (done.stderr.strip() or done.stdout.strip() or f"exit code {done.returncode}").splitlines()
+        raise Unusable(f"{shown} failed: {said[-1]}")
+    return done.stdout
 
 
 def _folders() -> list[Path]:
     """Where libraries are looked for and kept, best first."""
-    cache = os.environ.get("XDG_CACHE_HOME")
-    home = Path(cache) if cache else Path("~/.cache").expanduser()
+    cache, home = os.environ.get("XDG_CACHE_HOME", ""), os.path.expanduser("~")  # Path.home would raise where there is none
+    if not os.path.isabs(cache):
+        cache = os.path.join(home, ".cache") if os.path.isabs(home) and home != "/" else ""
+    found = [Path(cache, "phronesis")] if cache else []
     user = os.getuid() if hasattr(os, "getuid") else 0
-    return [home / "phronesis", Path(tempfile.gettempdir(), f"phronesis-{user}")]
+    return [*found, Path(tempfile.gettempdir(), f"phronesis-{user}")]
 
 
-def _writable(folder: Path) -> bool:
-    """Whether the folder, made if need be, is ours and can be written."""
+def _ready(folder: Path) -> None:
+    """Makes a folder that only we can write to: what lies there is executed."""
     try:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        owned = not hasattr(os, "getuid") or folder.stat().st_uid == os.getuid()
-        with tempfile.TemporaryFile(dir=folder):
-            return owned
-    except OSError:
-        return False
+        found = folder.lstat()
+    except OSError as error:
+        raise Unusable(f"{folder} cannot be used: {error}") from error
+    if not stat.S_ISDIR(found.st_mode) or found.st_mode & 0o022 or not _ours(found):
+        raise Unusable(f"{folder} can be written by others, so nothing there is run; chmod go-w would do")
 
 
-def _processor() -> bytes:
+def _ours(found: os.stat_result) -> bool:
+    return not hasattr(os, "getuid") or found.st_uid == os.getuid()
+
+
+def _processor() -> str:
     """What the code is compiled for: a library from a shared home folder must not run on another processor."""
     try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
         lines = []
     features = next((line for line in lines if line.startswith(("flags", "Features"))), "")
-    return f"{platform.system()} {platform.machine()} {platform.processor()} {features}".encode()
+    return f"{platform.system()} {platform.machine()} {platform.processor()} {features}"

@@ -1,16 +1,18 @@
 """The compiled step behind the engine's arithmetic: all layers, the head and the draw of a block of rows in one call.
 
 Operator overhead, attention layout and sampling dominate small models; here weights stay in the processor's cache and
-nothing is launched. Weights are copied into the step's own order whenever they change (`bind`), which costs about as much as
-one decoded token. Rows are independent, so threads take blocks of rows and never wait for one another.
+nothing is launched. All weights are copied into the step's own order at `bind`, which costs a few decoded tokens, and only
+then: between two binds nothing the learner does is seen. Rows are independent, so threads take blocks of rows and never wait
+for one another; calls from several threads take turns.
 """
 
 from __future__ import annotations
 
 import ctypes
 from bisect import bisect_left
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from itertools import accumulate
+from threading import Lock
 from typing import NamedTuple, cast
 
 import numpy as np
@@ -24,9 +26,10 @@ from phronesis.engine.forward import Forward, Piece
 from phronesis.engine.native.build import built
 from phronesis.engine.rows import Rows
 from phronesis.engine.sampler import draw
+from phronesis.errors import ConfigError
 from phronesis.models.decoder import Decoder
 
-MOST_PARAMETERS = 1 << 26
+MOST_PARAMETERS = 1 << 25
 """Larger models gain little (their products dominate) and would keep a second copy of many weights."""
 FEWEST_ROWS = 8
 """A thread is worth its start for at least this many rows."""
@@ -83,10 +86,11 @@ class _Wanted(NamedTuple):
 def obstacle(decoder: Decoder) -> str | None:
     """Why the compiled step cannot run this decoder; None when it can."""
     size = sum(p.numel() for p in decoder.parameters())
-    if decoder.device.type != "cpu":
-        return f"the model is on {decoder.device}, the compiled step runs on the CPU"
-    if decoder.dtype != torch.float32:
-        return f"the model is {decoder.dtype}, the compiled step computes in float32"
+    for name, p in decoder.named_parameters():
+        if p.device.type != "cpu":
+            return f"{name} is on {p.device}, the compiled step runs on the CPU"
+        if p.dtype != torch.float32:
+            return f"{name} is {p.dtype}, the compiled step computes in float32"
     if size > MOST_PARAMETERS:
         return f"the model has {size} parameters, more than {MOST_PARAMETERS}"
     found = built()
@@ -96,24 +100,25 @@ def obstacle(decoder: Decoder) -> str | None:
 class NativeCompute:
     """Implements `Compute` for float32 decoders on the CPU, see `obstacle`."""
 
-    name = "native"
-
     def __init__(self, decoder: Decoder):
         library = built().library
         assert library is not None, "ask `obstacle` first"
         self.decoder = decoder
         self._step, self._pack = library.phronesis_step, library.phronesis_pack
-        self._step.argtypes, self._step.restype = [_PTR, _PTR, _I64, _PTR, _PTR, _PTR, _PTR, _PTR], None
+        self._step.argtypes = [_PTR, _PTR, _I64, _PTR, _PTR, _PTR, _PTR, _PTR, _I64]
+        self._step.restype = ctypes.c_int32
         self._pack.argtypes, self._pack.restype = [_PTR, _I64, _I64, _PTR], None
         self._packed_size, self._scratch_size = library.phronesis_packed, library.phronesis_scratch
         self._packed_size.argtypes, self._packed_size.restype = [_I64, _I64], _I64
         self._scratch_size.argtypes, self._scratch_size.restype = [_PTR, _I64], _I64
         self._lanes = cast("int", library.phronesis_lanes())
+        self.name = f"native-{self._lanes}"
         self._forward = Forward(decoder)
         self._held: dict[str, NDArray[np.float32]] = {}
         self._turns: tuple[Tensor, Tensor] | None = None
         self._scratch: list[NDArray[np.float32]] = []
         self._threads: ThreadPoolExecutor | None = None
+        self._turn = Lock()
         c = decoder.config
         self._layers = (_LayerStruct * c.layers)()
         self._model = _ModelStruct(
@@ -127,9 +132,17 @@ class NativeCompute:
         return KVCache(self.decoder.config, torch.float32, self.decoder.device, self._lanes)
 
     def bind(self) -> None:
-        """The decoder's weights changed."""
-        self._forward.bind()
-        self._load()
+        """The decoder's weights changed.
+
+        Raises:
+            ConfigError: they are not what they were: another type, device or shape. Nothing was read.
+        """
+        reason = obstacle(self.decoder)
+        if reason is not None:
+            raise ConfigError(f"the engine cannot take the new weights: {reason}; make a new engine")
+        with self._turn:
+            self._forward.bind()
+            self._load()
 
     def fill(self, cache: KVCache, pieces: list[Piece]) -> None:
         """Computes keys and values of prompt tokens."""
@@ -187,35 +200,41 @@ class NativeCompute:
         cuts: list[int],
     ) -> None:
         """The step over rows, cut into parts that may run at the same time."""
-        held = _CacheStruct(
-            cache.keys.data_ptr(), cache.values.data_ptr(), cache.slots, cache.capacity,
-            cache.origin.ctypes.data, cache.shared.ctypes.data,
-        )  # fmt: skip
-        self._reserve(cache.capacity, len(cuts) - 1)
+        with self._turn:
+            held = _CacheStruct(
+                cache.keys.data_ptr(), cache.values.data_ptr(), cache.slots, cache.capacity,
+                cache.origin.ctypes.data, cache.shared.ctypes.data,
+            )  # fmt: skip
+            self._reserve(cache.capacity, len(cuts) - 1)
 
-        def part(n: int) -> None:
-            at, end = cuts[n], cuts[n + 1]
-            sought = None if wanted is None else wanted.part(at)
-            self._step(
-                ctypes.byref(self._model),
-                ctypes.byref(held),
-                end - at,
-                tokens.ctypes.data + 8 * at,
-                positions.ctypes.data + 8 * at,
-                slots.ctypes.data + 8 * at,
-                None if sought is None else ctypes.byref(sought),
-                self._scratch[n].ctypes.data,
-            )
+            def part(n: int) -> None:
+                at, end = cuts[n], cuts[n + 1]
+                sought = None if wanted is None else wanted.part(at)
+                short = self._step(
+                    ctypes.byref(self._model),
+                    ctypes.byref(held),
+                    end - at,
+                    tokens.ctypes.data + 8 * at,
+                    positions.ctypes.data + 8 * at,
+                    slots.ctypes.data + 8 * at,
+                    None if sought is None else ctypes.byref(sought),
+                    self._scratch[n].ctypes.data,
+                    self._scratch[n].size,
+                )
+                assert not short, f"part {n} has {self._scratch[n].size} floats of scratch memory, which is too little"
 
-        if len(cuts) == 2:
-            part(0)
-            return
-        if self._threads is None:
-            self._threads = ThreadPoolExecutor(max(1, torch.get_num_threads() - 1), "phronesis-step")
-        others = [self._threads.submit(part, n) for n in range(1, len(cuts) - 1)]
-        part(0)
-        for other in others:
-            other.result()
+            if len(cuts) == 2:
+                part(0)
+                return
+            if self._threads is None:
+                self._threads = ThreadPoolExecutor(max(1, torch.get_num_threads() - 1), "phronesis-step")
+            others = [self._threads.submit(part, n) for n in range(1, len(cuts) - 1)]
+            try:
+                part(0)
+            finally:
+                wait(others)  # whatever happens here, nobody may still write into what the caller frees
+            for other in others:
+                other.result()
 
     def _reserve(self, capacity: int, parts: int) -> None:
         """Tables of rotations up to the capacity, and memory for each part."""
@@ -224,10 +243,12 @@ class NativeCompute:
             cos, sin = (t.contiguous() for t in self.decoder.rotary(positions))
             self._turns = (cos, sin)
             self._model.cos, self._model.sin = cos.data_ptr(), sin.data_ptr()
-            self._scratch.clear()
-        while len(self._scratch) < parts:
-            size = cast("int", self._scratch_size(ctypes.byref(self._model), capacity))
-            self._scratch.append(np.zeros(size, np.float32))
+        size = cast("int", self._scratch_size(ctypes.byref(self._model), capacity))
+        for n in range(parts):
+            if n == len(self._scratch):
+                self._scratch.append(np.zeros(size, np.float32))
+            elif self._scratch[n].size < size:  # the caches of running requests and of scoring differ in capacity
+                self._scratch[n] = np.zeros(size, np.float32)
 
     def _load(self) -> None:
         """Copies the weights into the step's order."""
@@ -237,7 +258,7 @@ class NativeCompute:
                 tensor = getattr(w, name)
                 matrix = tensor is not None and name in ("qkv", "o", "gate_up", "down")
                 setattr(self._layers[n], name, None if tensor is None else self._hold(f"{n}.{name}", tensor, matrix))
-        self._model.embed = f.embed.data_ptr()
+        self._model.embed = self._hold("embed", f.embed, False)
         self._model.final_norm = self._hold("final_norm", f.final_norm, False)
         self._model.head = self._hold("head", f.head, True)
 
@@ -245,9 +266,12 @@ class NativeCompute:
         """Address of a copy: packed for a matrix, padded with zeros for a vector."""
         source = tensor.detach().contiguous().numpy()
         outputs, inner = source.shape if matrix else (source.size, 1)
-        if key not in self._held:
-            self._held[key] = np.zeros(self._packed_size(outputs, inner), np.float32)
-        target = self._held[key]
+        size = cast("int", self._packed_size(outputs, inner))
+        target = self._held.setdefault(key, np.zeros(0, np.float32))
+        if not target.size:
+            target = self._held[key] = np.zeros(size, np.float32)
+        if target.size != size:
+            raise ConfigError(f"the engine cannot take the new weights: {key} has another shape; make a new engine")
         if matrix:
             self._pack(source.ctypes.data, outputs, inner, target.ctypes.data)
         else:

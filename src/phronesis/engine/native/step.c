@@ -69,8 +69,9 @@ static int64_t up(int64_t n, int64_t step) { return (n + step - 1) / step * step
 
 SMALL vec fill(float x) { return x - (vec){0}; }
 
+/* The larger one, or NaN if either is: a policy that diverged must not look sure of itself. */
 SMALL vec vmax(vec a, vec b) {
-  ivec pick = a > b;
+  ivec pick = (a > b) | (a != a);
   return (vec)(((ivec)a & pick) | ((ivec)b & ~pick));
 }
 
@@ -86,14 +87,15 @@ SMALL float largest(vec v) {
   float s[VL], best;
   STORE(s, v);
   best = s[0];
-  for (int i = 1; i < VL; i++) best = s[i] > best ? s[i] : best;
+  for (int i = 1; i < VL; i++) best = s[i] > best || s[i] != s[i] ? s[i] : best;
   return best;
 }
 
-/* e^x, about 1 ulp: 2^n times a polynomial on [-ln2/2, ln2/2]; 0 below the smallest normal number. */
+/* e^x, about 1 ulp: 2^n times a polynomial on [-ln2/2, ln2/2]; 0 below the smallest normal number, NaN of NaN. */
 SMALL vec vexp(vec x) {
-  const vec magic = fill(12582912.0f);
-  ivec tiny = x < fill(-87.3f);
+  const vec magic = fill(12582912.0f), given = x;
+  ivec tiny = x < fill(-87.3f), undefined = x != x;
+  x = (vec)((ivec)x & ~undefined);
   x = vmax(x, fill(-87.3f));
   x = -vmax(-x, fill(-88.3f));
   vec n = (x * 1.44269504088896341f + magic) - magic;
@@ -108,7 +110,7 @@ SMALL vec vexp(vec x) {
   p = p * (r * r) + r + 1.0f;
   ivec scale = (__builtin_convertvector(n, ivec) + 127) << 23;
   vec y = p * (vec)scale;
-  return (vec)((ivec)y & ~tiny);
+  return (vec)(((ivec)y & ~tiny & ~undefined) | ((ivec)given & undefined));
 }
 
 /* The first `count` lanes of v, `other` in the rest. */
@@ -383,7 +385,7 @@ int64_t phronesis_scratch(const Model *m, int64_t capacity) {
 int64_t phronesis_lanes(void) { return VL; }
 
 /* Changes whenever a structure or an argument does; build.py expects the same number. */
-int64_t phronesis_interface(void) { return 2; }
+int64_t phronesis_interface(void) { return 3; }
 
 typedef struct {
   float *x, *h, *qkv, *mixed, *inner, *weights, *logits;
@@ -446,9 +448,11 @@ static void head(const Model *m, int64_t rows, int64_t first, const Draw *d, Roo
 }
 
 /* Computes R tokens and writes their keys and values; several tokens of a slot come in order of position.
-   With `d` also draws what follows each of them; without, the last layer stops at its keys and values. */
-void phronesis_step(const Model *m, const Cache *cache, int64_t count, const int64_t *tokens, const int64_t *positions,
-                    const int64_t *slots, const Draw *d, float *scratch) {
+   With `d` also draws what follows each of them; without, the last layer stops at its keys and values.
+   Returns 0, or 1 when the scratch memory of `room` floats is too small and nothing was done. */
+int32_t phronesis_step(const Model *m, const Cache *cache, int64_t count, const int64_t *tokens, const int64_t *positions,
+                       const int64_t *slots, const Draw *d, float *scratch, int64_t room) {
+  if (room < phronesis_scratch(m, cache->capacity)) return 1;
   Sizes z = sizes_of(m, cache->capacity);
   Room s;
   float *at = (float *)(((uintptr_t)scratch + 63) & ~(uintptr_t)63);
@@ -471,4 +475,5 @@ void phronesis_step(const Model *m, const Cache *cache, int64_t count, const int
       layer(m, cache, n, rows, positions + first, slots + first, &s, !d && n == m->layers - 1);
     if (d) head(m, rows, first, d, &s);
   }
+  return 0;
 }
