@@ -121,6 +121,7 @@ def test_bad_requests_say_what_is_wrong(decoder):
         ({"max_tokens": 0}, "max_tokens"),
         ({"temperature": -1.0}, "temperature"),
         ({"temperature": float("nan")}, "temperature"),
+        ({"temperature": 1e-30}, "temperature must be 0"),
         ({"top_p": 0.0}, "top_p"),
         ({"top_k": -1}, "top_k"),
         ({"min_p": 1.0}, "min_p"),
