@@ -42,7 +42,7 @@ def test_version(run: Run):
     ("words", "message"),
     [
         (("trian", "quickstart"), "error: unknown command 'trian'; did you mean 'train'?"),
-        (("xyz",), "error: unknown command 'xyz'; known: doctor, env, eval, play, replay, report, train"),
+        (("xyz",), "error: unknown command 'xyz'; known: algorithms, doctor, env, eval, play, replay, report, train"),
         (("play", "ledgr"), "error: unknown environment 'ledgr'; did you mean 'ledger'?"),
         (("play", "guess", "siez=3"), "unknown argument of environment 'guess' 'siez'"),
         (("play", "guess", "nonsense"), "override 'nonsense' has no '='"),

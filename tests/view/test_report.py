@@ -436,6 +436,17 @@ def test_alarms_of_the_run_come_first(tmp_path: Path):
     ]
 
 
+def test_settings_noted_at_the_start_are_shown(tmp_path: Path):
+    events = [{"kind": "lint", "message": "kl-k3: the other direction. Use k3plus", "step": None}, {"kind": "phase"}]
+    (tmp_path / "events.jsonl").write_text("".join(json.dumps(e) + "\n" for e in events))
+    run = load(tmp_path)
+    assert next((f.check, f.level, f.text) for f in findings(run)) == (
+        "Settings",
+        "note",
+        "kl-k3: the other direction. Use k3plus",
+    )
+
+
 def test_every_metric_has_a_place(tmp_path: Path):
     run = Run(tmp_path, series={key: [(0.0, 1.0), (1.0, 2.0)] for key in METRICS})
     assert {k for group in SHOWN for k in group} <= set(METRICS)

@@ -1,4 +1,4 @@
-"""`phronesis doctor`: is this machine, or this chat template, fit for a run?"""
+"""`phronesis doctor`: is this machine, this chat template, or this config fit for a run?"""
 
 from __future__ import annotations
 
@@ -11,18 +11,26 @@ import typer
 from phronesis.chat.doctor import diagnose, render_report
 from phronesis.cli import machine
 from phronesis.cli.output import AsJson, examples, new_app, say, say_json
+from phronesis.cli.train import resolve
+from phronesis.train import lint
 
 app = new_app()
 
 
 @app.callback(
     invoke_without_command=True,
-    epilog=examples("phronesis doctor", "phronesis doctor --json", "phronesis doctor template path/to/model"),
+    epilog=examples(
+        "phronesis doctor",
+        "phronesis doctor --json",
+        "phronesis doctor template path/to/model",
+        "phronesis doctor config quickstart --algorithm gspo",
+    ),
 )
 def doctor(context: typer.Context, as_json: AsJson = False) -> None:
     """Report on this machine: versions, processors, threads, memory, disk, and what to change.
 
-    `phronesis doctor template PATH` says whether a model's chat template can be used token-exactly.
+    `phronesis doctor template PATH` says whether a model's chat template can be used token-exactly, `phronesis doctor config`
+    whether the settings of a run make sense together.
     """
     if context.invoked_subcommand is not None:
         return
@@ -67,4 +75,39 @@ def template(
     else:
         say(render_report(report))
     if report.verdict == "fail":
+        raise typer.Exit(1)
+
+
+@app.command(
+    "config",
+    epilog=examples(
+        "phronesis doctor config quickstart",
+        "phronesis doctor config my.toml learner.epochs=1",
+        "phronesis doctor config quickstart --algorithm glm5_reasoning --json",
+    ),
+)
+def config(
+    source: Annotated[
+        str, typer.Argument(metavar="RECIPE|FILE.toml|RUN", help="A recipe's name, a config file, or a run folder.")
+    ],
+    changes: Annotated[
+        list[str] | None, typer.Argument(metavar="PATH=VALUE|FILE.toml", help="Settings to change; later ones win.")
+    ] = None,
+    algorithm: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Shorthand for algorithm=NAME; `phronesis algorithms` lists them.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Say which settings of a run cannot be right, or are seldom meant, why, and what to change. Takes what `train` takes.
+
+    Exit code 1 when the run would be refused.
+    """
+    found = lint.lint(resolve(source, changes or [], None, algorithm))
+    if as_json:
+        say_json({"rules": len(lint.RULES), "findings": found})
+    else:
+        for finding in found:
+            say(f"{finding.severity}  {finding.rule}\n  {finding.reason}.\n  {finding.fix}")
+        say(f"{len(lint.RULES)} rules, {len(found)} findings")
+    if any(finding.severity == "refuse" for finding in found):
         raise typer.Exit(1)

@@ -23,10 +23,11 @@ from phronesis.errors import PhronesisError, UnknownName, UserError
 
 COMMANDS = {
     "train": "train an agent: a recipe or a TOML file, with overrides",
+    "algorithms": "list the algorithms training can use, and explain one",
     "eval": "evaluate a trained agent on held-out tasks",
     "play": "take the policy's place in an environment",
     "env": "list environments, or check that one keeps its promises",
-    "doctor": "report on this machine, or on a chat template",
+    "doctor": "report on this machine, a chat template, or the settings of a run",
     "report": "write a run's report.html",
     "replay": "play a stored episode again and compare every token",
 }
@@ -43,6 +44,7 @@ Commands:
 Examples:
   phronesis train quickstart                     the whole story on a laptop, in minutes
   phronesis train quickstart --seed 3 steps=60   with another seed, and a setting changed
+  phronesis train quickstart --algorithm gspo    with another algorithm
   phronesis report runs/quickstart-seed0         see what it learned
   phronesis play ledger                          do better yourself
   phronesis env list                             what there is to play
@@ -82,7 +84,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(words: list[str]) -> int:
     if not words or words[0] in ("--help", "-h", "help"):
-        say(ROOT_HELP.format(commands="\n".join(f"  {name:<8}{about}" for name, about in COMMANDS.items())).rstrip())
+        say(ROOT_HELP.format(commands="\n".join(f"  {name:<12}{about}" for name, about in COMMANDS.items())).rstrip())
         return 0
     if words[0] == "--version":
         say(f"phronesis {version('phronesis')}")

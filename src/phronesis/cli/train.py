@@ -7,14 +7,14 @@ from typing import Annotated
 
 import typer
 
-from phronesis.cli.output import AsJson, complain, examples, new_app, say, say_json
+from phronesis.cli.output import AsJson, complain, examples, new_app, say, say_json, warn
 from phronesis.cli.player import stored
 from phronesis.cli.report import write
 from phronesis.cli.watch import Watch
-from phronesis.config import load, to_toml
+from phronesis.config import to_toml
 from phronesis.errors import ConfigError
 from phronesis.store import Layout
-from phronesis.train import job, recipes
+from phronesis.train import job, lint, presets, recipes
 from phronesis.train.config import RunConfig
 
 app = new_app()
@@ -25,6 +25,8 @@ app = new_app()
         "phronesis train quickstart",
         "phronesis train quickstart --seed 3 --out runs/mine",
         "phronesis train quickstart steps=60 learner.optimizer.lr=3e-4",
+        "phronesis train quickstart --algorithm gspo",
+        "phronesis train quickstart --algorithm dapo learner.loss.objective.eps_high=0.3",
         "phronesis train quickstart my.toml env.args.difficulty=3",
         "phronesis train my.toml --show",
         "phronesis train runs/mine --resume",
@@ -37,6 +39,9 @@ def train(
     changes: Annotated[
         list[str] | None, typer.Argument(metavar="PATH=VALUE|FILE.toml", help="Settings to change; later ones win.")
     ] = None,
+    algorithm: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Shorthand for algorithm=NAME; `phronesis algorithms` lists them.")
+    ] = None,
     seed: Annotated[int | None, typer.Option(help="Shorthand for seed=N.")] = None,
     out: Annotated[Path | None, typer.Option(help="Run folder.  [default: runs/NAME-seedN]")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue an interrupted run, bit for bit.")] = False,
@@ -46,14 +51,18 @@ def train(
     """Train an agent: play, credit, learn, and evaluate before and after.
 
     Settings come from the recipe or file, then further files, then PATH=VALUE overrides; an unknown one is an error that
-    names the nearest. Everything is written to the run folder while it happens; report.html is made at the end.
+    names the nearest. An algorithm replaces credit, loss and group settings of the recipe, and what you set wins over it.
+    Everything is written to the run folder while it happens; report.html is made at the end.
     """
-    config = resolve(source, changes or [], seed)
+    config = resolve(source, changes or [], seed, algorithm)
     if show:
         config.validate()
         say(to_toml(config).rstrip())
         return
     folder = out or default_folder(source, config)
+    for finding in lint.lint(config):
+        if finding.severity == "warn":  # what is refused is refused by the run
+            warn(finding.line)
     try:
         with Watch(as_json) as watch:
             summary = job.run(config, folder, resume=resume, listener=watch)
@@ -68,8 +77,8 @@ def train(
         say(f"report: {page}")
 
 
-def resolve(source: str, changes: list[str], seed: int | None) -> RunConfig:
-    """The config that a command line means.
+def resolve(source: str, changes: list[str], seed: int | None = None, algorithm: str | None = None) -> RunConfig:
+    """The config that a command line means. See `phronesis.train.presets` for where an algorithm comes in.
 
     Raises:
         UnknownName: no recipe or setting of that name.
@@ -82,11 +91,13 @@ def resolve(source: str, changes: list[str], seed: int | None) -> RunConfig:
         raise ConfigError(f"{strange[0]!r} is neither a setting (path=value) nor a config file (*.toml)")
     if seed is not None:
         overrides.append(f"seed={seed}")
+    if algorithm is not None:
+        overrides.append(f"{presets.KEY}={algorithm}")
     if source.endswith(".toml"):
-        return load(RunConfig, [Path(source), *files], overrides)
+        return presets.load([Path(source), *files], overrides)
     if source not in recipes.names() and Layout(Path(source)).is_run:
-        return load(RunConfig, files, overrides, stored(Path(source)))
-    return load(RunConfig, files, overrides, recipes.get(source))
+        return presets.load(files, overrides, stored(Path(source)))
+    return presets.load(files, overrides, recipes.get(source))
 
 
 def default_folder(source: str, config: RunConfig) -> Path:

@@ -95,8 +95,8 @@ def check(config: RunConfig, spec: EnvSpec) -> None:
     """Refuses, before anything is written, what would only fail after priming or playing.
 
     Raises:
-        ConfigError: settings `phronesis.train.lint` refuses, priming without demonstrations, an order of tasks the environment does not allow, a credit rule that cannot
-            be built, or one whose critic is missing or idle.
+        ConfigError: settings `phronesis.train.lint` refuses, priming without demonstrations, an order of tasks the environment
+            does not allow, a credit rule that cannot be built, or one whose critic is missing or idle.
         CheckpointError: a teacher that cannot be read.
         UnknownName: a split the environment lacks.
     """

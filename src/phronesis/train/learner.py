@@ -73,6 +73,9 @@ class LearnerConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     step_size: Literal["scheduled", "effective"] = "scheduled"
     """effective: the scheduled learning rate times sqrt(ESS / B), B sequences with weights theta / sampler (VCPO,
     arXiv 2602.17616)."""
+    reset: bool = False
+    """Forget the optimiser's state at the beginning of every update, which is when the sampler has just got new weights: its
+    averages belong to the objective under the previous behaviour policy (GLM-5, arXiv 2602.15763)."""
     mismatch_warn: float = 0.02
     """Nats: a larger |learner - sampler| log-probability of any token is logged as a warning."""
     mismatch_error: float = 0.5
@@ -118,6 +121,8 @@ class Learner:
         results: list[StepResult] = []
         computed = 0
         if batch.trained_tokens:
+            if config.reset:
+                self.stepper.forget()
             plans = self._plan(batch)
             olds: list[list[Tensor | None]] = [[None] * len(parts) for parts in plans]
             if len(plans) > 1 and config.old == "learner":

@@ -252,6 +252,11 @@ class Stepper:
         for p in self.parameters:
             p.grad = None
 
+    def forget(self) -> None:
+        """Drops what the optimisers remember of earlier gradients; the schedule goes on."""
+        for optimizer, _ in self._parts:
+            optimizer.state.clear()
+
     def state(self) -> dict[str, Any]:
         """All that a checkpoint must keep: tensors and numbers."""
         return {"steps": self.steps, "parts": [o.state_dict() for o, _ in self._parts]}

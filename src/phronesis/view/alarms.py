@@ -41,6 +41,7 @@ def findings(run: Run) -> tuple[Finding, ...]:
     raised = [Finding("Raised by the run", "alarm", text) for text in list(dict.fromkeys(run.alarms))[:MOST_RAISED]]
     if len(run.alarms) > len(raised):
         raised.append(Finding("Raised by the run", "note", f"{len(run.alarms)} alarms, {len(raised)} shown"))
+    raised += [Finding("Settings", "note", text) for text in run.settings]
     return tuple(sorted((*raised, *(check(run) for check in CHECKS)), key=lambda f: rank[f.level]))
 
 

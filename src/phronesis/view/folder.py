@@ -50,6 +50,8 @@ class Run:
     """The last failure event that no resume followed; None when there is none."""
     alarms: list[str] = field(default_factory=list[str])
     """What the run itself raised, in order, from `events.jsonl`."""
+    settings: list[str] = field(default_factory=list[str])
+    """What was noted about its settings when it began, from `events.jsonl`."""
     series: dict[str, list[tuple[float, float]]] = field(default_factory=dict[str, list[tuple[float, float]]])
     """(step, value) by metric key, each step once, in order."""
     last_stamp: str | None = None
@@ -168,6 +170,8 @@ def _metrics(run: Run) -> None:
         text = f"{event.get('message')}" + ("" if step is None else f" (step {step:g})")
         if event.get("kind") == "alarm":
             run.alarms.append(text)
+        elif event.get("kind") == "lint":
+            run.settings.append(text)
         elif event.get("kind") in ("failure", "error"):
             run.broke = text
         elif event.get("kind") == "resume":

@@ -1,0 +1,236 @@
+"""Looks a run's settings over before anything is played: what cannot be right is refused, what is seldom meant is pointed out.
+
+Every rule is a pure function of the config that returns what it saw, or None. A rule knows nothing of results: it fires
+where the maths of a setting is wrong, idle or not what its name suggests. `phronesis doctor config` shows the findings, a run
+records them, and `job.check` refuses what a rule refuses.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Literal, NamedTuple
+
+from msgspec import Struct
+
+from phronesis.errors import ConfigError
+from phronesis.train.config import RunConfig
+from phronesis.train.lint_rules import batching, credit, ratios, sampling
+
+Severity = Literal["refuse", "warn"]
+"""refuse: the run does not start. warn: it starts, and its folder and report say so."""
+
+
+class Finding(Struct, frozen=True, kw_only=True):
+    """What a rule saw in a config."""
+
+    rule: str
+    """Id of the rule."""
+    severity: Severity
+    """What happens."""
+    reason: str
+    """What is wrong, with the values at fault."""
+    fix: str
+    """What to change."""
+
+    @property
+    def line(self) -> str:
+        """On one line."""
+        return f"{self.rule}: {self.reason}. {self.fix}"
+
+
+class Rule(NamedTuple):
+    """One thing to look for."""
+
+    id: str
+    """Stable name."""
+    severity: Severity
+    """What happens when it fires."""
+    fires: str
+    """When, in words."""
+    fix: str
+    """What to change."""
+    check: Callable[[RunConfig], str | None]
+    """The reason, or None."""
+
+
+RULES: tuple[Rule, ...] = (
+    Rule(
+        "clipping-inert",
+        "warn",
+        'a ratio of new to old policy, one update per batch, `old = "learner"`',
+        'Set learner.epochs or learner.minibatches above 1, or say learner.loss.objective.type="reinforce".',
+        ratios.clipping_inert,
+    ),
+    Rule(
+        "unclipped-stale",
+        "warn",
+        "REINFORCE without a ratio, several updates per batch",
+        "Set learner.epochs=1 and learner.minibatches=1, or choose an objective with a ratio, e.g. ppo_clip or dis, or add the "
+        'correction tis_token with of="theta".',
+        ratios.unclipped_stale,
+    ),
+    Rule(
+        "anchor-drifts",
+        "warn",
+        "the ratio refers to recomputed log-probabilities that may be far from the sampler's, and nothing corrects it",
+        'Add a correction, e.g. icepop or tis_token, take learner.old="sampler", or keep learner.precision="fp32" and a '
+        "tight learner.mismatch_error.",
+        ratios.anchor_drifts,
+    ),
+    Rule(
+        "double-weight",
+        "refuse",
+        "an importance weight on top of a ratio that already contains it",
+        "Leave the correction out, or weigh what the ratio lacks: old over sampler on a ratio of theta to old.",
+        ratios.double_weight,
+    ),
+    Rule(
+        "correction-inert",
+        "warn",
+        "a correction of old over sampler where the learner takes the sampler's log-probabilities for old",
+        'Set learner.old="learner", or leave the correction out.',
+        ratios.correction_inert,
+    ),
+    Rule(
+        "sapo-decoupled",
+        "refuse",
+        "SAPO's gate under a weight of old over sampler (the decoupled loss)",
+        "Leave the weight out, or use decoupled_ppo.",
+        ratios.sapo_decoupled,
+    ),
+    Rule(
+        "sequence-product",
+        "warn",
+        "a product of ratios over episodes that may have more than 256 tokens",
+        "Use weights per token (tis_token, mis, icepop) or the geometric mean (geo_reject with veto, gspo), or lower limits.",
+        ratios.sequence_product,
+    ),
+    Rule(
+        "kl-k3",
+        "warn",
+        "k3 as a term of the loss (k1 cannot be chosen there at all: its gradient is 0 in expectation)",
+        'Set learner.loss.kl.estimator="k3plus" (or k2, or unbiased), or put the divergence into the reward.',
+        ratios.kl_k3,
+    ),
+    Rule(
+        "truncated-sampling",
+        "refuse",
+        "top_p, top_k or min_p in training; which ids were left out is not replayed",
+        "Set sampling.top_p=1, top_k=0, min_p=0; to explore less, lower sampling.temperature.",
+        sampling.truncated,
+    ),
+    Rule(
+        "temperature",
+        "warn",
+        "training samples at another temperature than the 1 of evaluation",
+        "Set sampling.temperature=1, or evaluate at that temperature too: phronesis eval RUN --temperature T.",
+        sampling.temperature,
+    ),
+    Rule(
+        "lone-group",
+        "refuse",
+        "group_size 1 under credit that compares episodes of a group",
+        "Set group_size to 2 or more, or choose credit that needs no siblings: reinforce_pp, remax, rae, sao.",
+        credit.lone_group,
+    ),
+    Rule(
+        "critic-missing",
+        "refuse",
+        "credit over values without a critic",
+        "Add a [critic] section (all its fields have defaults).",
+        credit.critic_missing,
+    ),
+    Rule(
+        "critic-idle",
+        "refuse",
+        "a critic that the credit rule never asks",
+        "Remove the [critic] section, or choose credit gae, turn_gae, poad or sao.",
+        credit.critic_idle,
+    ),
+    Rule(
+        "scaled-shaping",
+        "warn",
+        "shaped rewards divided by the group's deviation",
+        'Take a baseline that only centres: type="dr_grpo" or "rloo".',
+        credit.scaled_shaping,
+    ),
+    Rule(
+        "teacher-unread",
+        "refuse",
+        "a distillation objective without credit opd at coefficient 1, from which it reads the teacher",
+        'Set credit.type="opd" with credit.teacher and credit.coef=1.',
+        credit.teacher_unread,
+    ),
+    Rule(
+        "learns-from-failures",
+        "refuse",
+        "a supervised objective, which reads no advantage, on episodes nobody verified",
+        'Set credit.type="verified", or choose an objective that reads advantages.',
+        credit.learns_from_failures,
+    ),
+    Rule(
+        "step-grows-with-length",
+        "warn",
+        "a loss that grows with the length of episodes, or a horizon far from it",
+        'Set aggregation.type="constant_norm" with a horizon near the most tokens an episode may have, or expect gradients '
+        "that max_grad_norm cuts.",
+        batching.step_grows,
+    ),
+    Rule(
+        "sequence-objective",
+        "warn",
+        "an objective of whole sequences under another aggregation than it is defined for",
+        'Set learner.loss.aggregation.type="sequence_mean_token_mean".',
+        batching.sequence_objective,
+    ),
+    Rule(
+        "silent-dropped",
+        "warn",
+        "a term that acts on all tokens, while episodes without credit are left out",
+        "Set batch.drop_silent=false.",
+        batching.silent_dropped,
+    ),
+    Rule(
+        "denominator-moves",
+        "warn",
+        "the share of groups with signal decides how much a token weighs",
+        "Take aggregation constant_norm or sequence_mean_token_mean with dynamic sampling, and leave batch.count_silent=true.",
+        batching.denominator_moves,
+    ),
+    Rule(
+        "observations-unheard",
+        "refuse",
+        "a weight on observed tokens that the batch does not hold",
+        "Set batch.observations=true.",
+        batching.observations_unheard,
+    ),
+    Rule(
+        "dynamic-blind",
+        "warn",
+        "dynamic sampling looks at rewards, while the credit comes from elsewhere",
+        'Set dynamic="none".',
+        batching.dynamic_blind,
+    ),
+)
+"""All rules, in the order they are reported."""
+
+
+def lint(config: RunConfig) -> list[Finding]:
+    """What the rules find in a run's settings, in the order of `RULES`; a run that trains nothing has nothing to find."""
+    if not config.steps:
+        return []
+    seen = [(rule, rule.check(config)) for rule in RULES]
+    return [Finding(rule=r.id, severity=r.severity, reason=why, fix=r.fix) for r, why in seen if why is not None]
+
+
+def refuse(findings: Iterable[Finding]) -> None:
+    """Raises ConfigError with the findings that do not let a run start, if there are any."""
+    lines = [f.line for f in findings if f.severity == "refuse"]
+    if lines:
+        raise ConfigError("; ".join(lines))
+
+
+def markdown() -> str:
+    """The rules as a Markdown table, which the documentation holds."""
+    head = ["| rule | what happens | when | what to change |", "|---|---|---|---|"]
+    return "\n".join([*head, *(f"| `{r.id}` | {r.severity} | {r.fires} | {r.fix} |" for r in RULES)])

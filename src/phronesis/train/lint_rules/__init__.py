@@ -1,0 +1,1 @@
+"""The checks behind `phronesis.train.lint`, by what they look at."""

@@ -1,0 +1,69 @@
+"""Presets that imitate: a teacher, one's own verified attempts, or preferred answers."""
+
+from __future__ import annotations
+
+from phronesis.credit import OPDCredit, VerifiedCredit
+from phronesis.errors import ConfigError
+from phronesis.losses import ReinforceLoss, SupervisedLoss
+from phronesis.train.config import RunConfig
+from phronesis.train.presets.algorithm import Algorithm, per_token
+
+
+def opd(run: RunConfig, *, teacher: str = "") -> Algorithm:
+    """On-policy distillation: every sampled token is as good as a teacher finds it likelier than the student did.
+
+    ``A_t = log teacher - log pi``, no reward-to-go; ``L = -token mean of A log pi``, one update per batch. Rewards are not
+    read. Source: slime (coefficient 1), after arXiv 2306.13649. Ours: one episode per task.
+
+    Args:
+        run: the run.
+        teacher: checkpoint directory with the student's vocabulary.
+
+    Raises:
+        ConfigError: no teacher is named.
+    """
+    if not teacher:
+        raise ConfigError(
+            "algorithm 'opd' needs a teacher: set credit.teacher=FOLDER, a checkpoint with the student's vocabulary, e.g. "
+            "runs/other/checkpoints/step-00000040"
+        )
+    return Algorithm(credit=OPDCredit(teacher=teacher, coef=1.0), loss=per_token(ReinforceLoss()), group_size=1)
+
+
+def raft(run: RunConfig) -> Algorithm:
+    """RAFT: cross-entropy on verified attempts, each once and at most four per task; failures are not learned from.
+
+    ``L = -token mean of log pi`` over attempts of reward 1 and more: REINFORCE with advantages 1 and 0 and no baseline.
+    Source: arXiv 2304.06767. Ours: the cap of 4, one pass. ``credit.success`` says what counts as verified.
+    """
+    return Algorithm(credit=VerifiedCredit(success=1.0, cap=4), loss=per_token(SupervisedLoss()))
+
+
+def star(run: RunConfig) -> Algorithm:
+    """STaR: rounds of verified attempts and rationalised failures, each learned from the base model anew (refused here).
+
+    Source: arXiv 2203.14465.
+
+    Raises:
+        ConfigError: always. A run goes on from step to step with the weights it has, and shows no hints.
+    """
+    raise ConfigError(
+        "algorithm 'star' restarts from the base model every round and lets failures be tried again with the answer as a hint, "
+        "which one run cannot do; 'raft' learns from verified attempts as it goes. For rounds by hand: rejection_sample and "
+        "without_hint of phronesis.data.rejection, then phronesis.train.supervised.fit on a fresh copy of the base model"
+    )
+
+
+def dpo(run: RunConfig) -> Algorithm:
+    """DPO: a better answer against a worse one, measured from a frozen reference (refused here: it needs pairs, not play).
+
+    ``L = -log sigma(.1 (log-ratio of the better - log-ratio of the worse))``. Source: arXiv 2305.18290 (beta .1).
+
+    Raises:
+        ConfigError: always. A run learns from what it plays, token by token; pairs are learned from by `fit_pairs`.
+    """
+    raise ConfigError(
+        "algorithm 'dpo' needs preference pairs, which a run does not have: read them with read_lines of "
+        "phronesis.data.preferences, or take the best against the worst attempts of a run's groups with best_against_worst, "
+        "and learn from them with phronesis.train.preference.fit_pairs"
+    )
