@@ -21,7 +21,8 @@ from phronesis.train.optimizer import AdamWConfig
 
 HERE = Path(__file__).parent
 CONFIG = LearnerConfig(optimizer=AdamWConfig(lr=1e-2))
-ON_DISK = ("mkdir", "rename", "replace", "fsync", "unlink", "rmdir")
+REMOVING = ("unlink", "rmdir")
+ON_DISK = ("mkdir", "rename", "replace", "fsync", *REMOVING)
 """What of `os` a save changes the disk with, besides writing files."""
 
 
@@ -185,7 +186,7 @@ def test_sigkill_at_every_change_of_the_disk(history, tmp_path):
     assert all(line[4:] == ["step-00000002", "step-00000003"] for line in lines)
 
 
-@pytest.mark.parametrize("name", [*ON_DISK, "save", "copy", "write"])
+@pytest.mark.parametrize("name", [*(n for n in ON_DISK if n not in REMOVING), "save", "copy", "write"])
 def test_a_full_disk_is_told_and_leaves_the_earlier_ones(history, tmp_path, monkeypatch, name):
     """Each kind of change in turn finds no space."""
     source, at, _ = history
@@ -207,6 +208,34 @@ def test_a_full_disk_is_told_and_leaves_the_earlier_ones(history, tmp_path, monk
     assert load(folder / "step-00000003").manifest.step == 3
     assert put(folder, at[4], 4, 2) == latest(folder)
     assert sorted(p.name for p in folder.iterdir()) == ["step-00000003", "step-00000004"]
+
+
+@pytest.mark.parametrize(("name", "step"), [("unlink", 3), ("rmdir", 3), ("unlink", 4), ("rmdir", 4), ("rename", 4)])
+def test_what_cannot_be_removed_stops_nothing(history, tmp_path, monkeypatch, caplog, name, step):
+    """Saving step 3 again replaces it, saving step 4 removes step 2; where that fails, the new checkpoint counts all the same."""
+    source, at, _ = history
+    folder = shutil.copytree(source, tmp_path / "c")
+    real = getattr(os, name)
+
+    def refused(path, *arguments, **options):
+        if name == "unlink":
+            removing = options.get("dir_fd") is not None
+        else:
+            removing = any(mark in str(arguments[0] if name == "rename" else path) for mark in ("-gone-", "-old-"))
+        if removing:
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return real(path, *arguments, **options)
+
+    with monkeypatch.context() as patch, caplog.at_level("WARNING", "phronesis"):
+        patch.setattr(os, name, refused)
+        new = put(folder, at[step], step, 2)
+        assert new == latest(folder) and load(new).manifest.counters == {"attempt": 2}
+        assert tidy(folder) is None and load(new).manifest.counters == {"attempt": 2}
+    told = [r.getMessage() for r in caplog.records if "cannot be removed" in r.getMessage()]
+    assert told
+    assert all("Permission denied" in t and "remove it by hand" in t and "is not needed any more" in t for t in told)
+    put(folder, at[step], step, 4)
+    assert sorted(p.name for p in folder.iterdir()) == [f"step-{step - 1:08d}", f"step-{step:08d}"]
 
 
 LIMITED = """

@@ -14,16 +14,18 @@ from msgspec import Struct
 
 from phronesis.config import to_toml
 from phronesis.errors import RunFolderError
+from phronesis.store.disk import make_folder, sync
 from phronesis.store.layout import Layout
 
 logger = logging.getLogger(__name__)
 
 
 def write_whole(path: Path, content: bytes) -> None:
-    """Replaces a file at once: a reader, or a crash, sees the old content or the new one.
+    """Replaces a file at once: a reader, a crash or a power cut sees the old content or the new one. The new one is on the
+    disk when it returns.
 
     Raises:
-        RunFolderError: it cannot be written; the old content is still there.
+        RunFolderError: it cannot be written; what is there is one of the two, whole.
     """
     beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
@@ -32,6 +34,7 @@ def write_whole(path: Path, content: bytes) -> None:
             file.flush()
             os.fsync(file.fileno())
         beside.replace(path)
+        sync(path.parent)
     except OSError as error:
         beside.unlink(missing_ok=True)
         raise RunFolderError(f"cannot write {str(path)!r}: {error.strerror or error}") from error
@@ -78,7 +81,7 @@ def check_folder(layout: Layout, resume: bool) -> None:
     if held:
         raise RunFolderError(f"{str(path)!r} is not empty (it holds {held[0]!r}) and is no run; choose another --out")
     try:
-        path.mkdir(parents=True, exist_ok=True)
+        make_folder(path)
     except OSError as error:
         raise RunFolderError(f"cannot make the folder {str(path)!r}: {error.strerror or error}") from error
 

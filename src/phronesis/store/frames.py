@@ -15,6 +15,7 @@ from typing import NamedTuple
 import zstandard
 
 from phronesis.errors import RunFolderError
+from phronesis.store.disk import make_folder, sync
 from phronesis.store.quarantine import set_aside
 
 MAGIC = b"\x28\xb5\x2f\xfd"
@@ -167,7 +168,7 @@ class Cut(NamedTuple):
 
 
 class AppendFile:
-    """A file that only grows. Each append is whole or, when it fails, undone."""
+    """A file that only grows. Each append is whole or, when it fails, undone; `sync` and `close` put them on the disk."""
 
     def __init__(self, path: Path, where: Callable[[bytes], Cut]):
         """Opens or creates `path`; what follows the last readable item is moved into files beside it, never thrown away.
@@ -177,8 +178,9 @@ class AppendFile:
         """
         self.path = path
         self._fd = -1
+        self._pending = self._unnamed = True  # also what an earlier process wrote and never put on the disk
         with _explained(path):
-            path.parent.mkdir(parents=True, exist_ok=True)
+            make_folder(path.parent)
             self._fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | getattr(os, "O_BINARY", 0), 0o644)
             try:
                 content = path.read_bytes()
@@ -198,6 +200,7 @@ class AppendFile:
             RunFolderError: the disk is full or failing; the file is as it was before.
         """
         offset = self.size
+        self._pending = True
         with _explained(self.path):
             try:
                 written = os.write(self._fd, content)
@@ -209,19 +212,32 @@ class AppendFile:
         self.size = offset + len(content)
         return offset
 
+    def sync(self) -> None:
+        """Puts what was appended on the disk, so that a power cut leaves it; costs nothing when nothing was.
+
+        Raises:
+            RunFolderError: the disk is full or failing.
+        """
+        if self._fd < 0 or not self._pending:
+            return
+        with _explained(self.path):
+            os.fsync(self._fd)
+            if self._unnamed:
+                sync(self.path.parent)
+        self._pending = self._unnamed = False
+
     def close(self) -> None:
         """Puts everything on the disk; may be called twice.
 
         Raises:
             RunFolderError: the disk is full or failing.
         """
-        if self._fd >= 0:
-            fd, self._fd = self._fd, -1
-            with _explained(self.path):
-                try:
-                    os.fsync(fd)
-                finally:
-                    os.close(fd)
+        try:
+            self.sync()
+        finally:
+            if self._fd >= 0:
+                os.close(self._fd)
+                self._fd = -1
 
 
 class _explained:

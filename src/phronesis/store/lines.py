@@ -72,6 +72,10 @@ class LineFile:
         """
         self._file.append(msgspec.json.encode(row, enc_hook=repr) + b"\n")
 
+    def sync(self) -> None:
+        """Puts what was appended on the disk; see `AppendFile.sync`."""
+        self._file.sync()
+
     def close(self) -> None:
         """Puts everything on the disk."""
         self._file.close()

@@ -14,6 +14,8 @@ from pathlib import Path
 
 from msgspec import Struct
 
+from phronesis.store.disk import sync
+
 logger = logging.getLogger(__name__)
 
 _NAME = re.compile(r"(?P<file>.+)\.(?P<why>damaged|torn)-(?P<offset>\d+)(?:-\d+)?")
@@ -57,10 +59,14 @@ def set_aside(path: Path, content: bytes, end: int, torn: int) -> None:
 
 
 def _keep(path: Path, name: str, content: bytes) -> str:
-    """Writes `content` under `name` or the next free one; one that holds the same already is used again."""
+    """Writes `content` under `name` or the next free one; one that holds the same already is used again.
+
+    The name is on the disk, too, when it returns: the caller cuts the content off where it stood.
+    """
     number, place = 1, path.with_name(name)
     while place.exists():
         if place.read_bytes() == content:
+            sync(place.parent)
             return place.name
         number += 1
         place = path.with_name(f"{name}-{number}")
@@ -71,6 +77,7 @@ def _keep(path: Path, name: str, content: bytes) -> str:
             file.flush()
             os.fsync(file.fileno())
         draft.rename(place)
+        sync(place.parent)
     except OSError:
         draft.unlink(missing_ok=True)
         raise

@@ -11,7 +11,7 @@ one has its name. So a process may be killed anywhere: the newest checkpoint is 
 
 from __future__ import annotations
 
-import os
+import logging
 import shutil
 from collections.abc import Collection, Mapping, Sequence
 from hashlib import sha256
@@ -27,8 +27,11 @@ from safetensors import SafetensorError
 from phronesis.errors import CheckpointError, ConfigError
 from phronesis.models import checkpoint as model_files
 from phronesis.models.decoder import Decoder
+from phronesis.store.disk import make_folder, sync
 from phronesis.train.critic import Critic
 from phronesis.train.learner import Learner
+
+log = logging.getLogger(__name__)
 
 MANIFEST = "checkpoint.json"
 LEARNER = "learner.pt"
@@ -94,7 +97,8 @@ def save(
         critic: saved whole, where there is one.
 
     Returns:
-        The checkpoint's folder. A checkpoint of the same step is replaced.
+        The checkpoint's folder. A checkpoint of the same step is replaced. One that should go and cannot be removed is left
+        with a warning; the next `save` tries again.
 
     Raises:
         CheckpointError: it cannot be written (a full or failing disk, missing permissions); the earlier ones are untouched.
@@ -104,24 +108,24 @@ def save(
     target = folder / _name(manifest.step)
     draft = folder / f"{_HIDDEN}{target.name}"
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        make_folder(folder)
         tidy(folder)
         states = {LEARNER: learner.state()} | ({} if critic is None else {CRITIC: critic.state()})
         _write(draft, decoder, states, manifest, beside)
         _publish(draft, target)
-        if keep is not None:
-            spared = {_name(step) for step in spare}
-            for old in [p for p in steps(folder) if p.name not in spared][:-keep]:
-                if old != target:
-                    _remove(old)
     except (OSError, SafetensorError, _WriteError) as error:
         shutil.rmtree(draft, ignore_errors=True)  # it takes up space that may be what is missing
         raise _unwritable(target, error) from error
+    if keep is not None:
+        spared = {_name(step) for step in spare}
+        for old in [p for p in steps(folder) if p.name not in spared][:-keep]:
+            if old != target:
+                _remove(old)
     return target
 
 
 def tidy(folder: Path) -> None:
-    """Undoes what a killed `save` left: a checkpoint set aside gets its name back, drafts are removed.
+    """Undoes what a killed `save` left: a checkpoint set aside gets its name back, drafts are removed if possible.
 
     Only for the process that writes the run; readers need not call it, `steps` and `latest` see through it.
 
@@ -134,9 +138,9 @@ def tidy(folder: Path) -> None:
             if target.exists():
                 shutil.rmtree(target)
             old.rename(target)
-            _sync(folder)
+            sync(folder)
     for stale in sorted(folder.glob(f"{_HIDDEN}*")):
-        shutil.rmtree(stale)
+        _discard(stale)
 
 
 def _write(
@@ -156,7 +160,7 @@ def _write(
     complete = msgspec.structs.replace(manifest, files={name: _digest(draft / name) for name in names})
     (draft / MANIFEST).write_bytes(msgspec.json.format(msgspec.json.encode(complete), indent=2) + b"\n")
     for path in (*draft.iterdir(), draft):
-        _sync(path)
+        sync(path)
 
 
 def _publish(draft: Path, target: Path) -> None:
@@ -164,18 +168,36 @@ def _publish(draft: Path, target: Path) -> None:
     old = target.with_name(f"{_OLD}{target.name}")
     if target.exists():
         target.rename(old)
-        _sync(target.parent)
+        sync(target.parent)
     draft.rename(target)
-    _sync(target.parent)
+    sync(target.parent)
     if old.exists():
-        shutil.rmtree(old)
+        _discard(old)
 
 
 def _remove(path: Path) -> None:
     """Removes a checkpoint; one that is half removed has no checkpoint's name any more."""
     gone = path.with_name(f"{_HIDDEN}gone-{path.name}")
-    path.rename(gone)
-    shutil.rmtree(gone)
+    try:
+        path.rename(gone)
+    except OSError as error:
+        _warn(path, error)
+    else:
+        _discard(gone)
+
+
+def _discard(path: Path) -> None:
+    """Removes a folder that is no checkpoint any more. That it takes up space is no reason to stop a run."""
+    try:
+        shutil.rmtree(path)
+    except OSError as error:
+        _warn(path, error)
+
+
+def _warn(path: Path, error: OSError) -> None:
+    log.warning(
+        "%s is not needed any more but cannot be removed (%s); the next checkpoint tries again, or remove it by hand", path, error
+    )
 
 
 class _WriteError(Exception):
@@ -264,11 +286,3 @@ def _digest(path: Path) -> str:
         while block := file.read(1 << 20):
             hasher.update(block)
     return hasher.hexdigest()
-
-
-def _sync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
