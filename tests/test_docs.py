@@ -122,7 +122,7 @@ def test_the_map_of_the_readme_is_the_package() -> None:
 
 def test_files_named_in_the_docs_exist() -> None:
     missing: list[str] = []
-    for page in (ROOT / "docs" / "architecture.md", ROOT / "docs" / "papers.md", ROOT / "CONTRIBUTING.md"):
+    for page in (ROOT / "docs" / "architecture.md", ROOT / "docs" / "paper-index.md", ROOT / "CONTRIBUTING.md"):
         for name in re.findall(r"`([\w./]+/[\w.]*|[\w/]+\.(?:py|toml|sh))`", page.read_text(encoding="utf-8")):
             places = (ROOT / name, ROOT / "src" / "phronesis" / name, ROOT / "docs" / name)
             if not any(p.exists() for p in places) and not name.startswith("runs/"):

@@ -92,7 +92,7 @@ def best_only(returns: Sequence[float], *, eps: float = 1e-6) -> tuple[float, ..
 
     A tie for the best gives 0 to all. Biased: it rewards what makes one of k attempts succeed, not the mean.
 
-    Source: formula [passk-adv], the pass@k advantage of verl. [1, .5, 0] gives [.999998, 0, 0].
+    Source: arXiv 2503.19595, as in verl; formula [passk-adv]. [1, .5, 0] gives [.999998, 0, 0].
 
     Args:
         returns: at least two numbers.
