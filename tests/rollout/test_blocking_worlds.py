@@ -11,10 +11,11 @@ from contextlib import contextmanager
 import pytest
 from rollout_worlds import calling, policy_of, stage_of
 
-from phronesis.envs.blocking import Worker
+from phronesis.envs.blocking import SyncEnv, Worker
 from phronesis.envs.from_tools import from_tools
 from phronesis.envs.native import from_env
 from phronesis.envs.trl_style import from_class
+from phronesis.errors import UserError
 from phronesis.records import Reply, Stop, say
 from phronesis.rewards import FunctionRubric
 from phronesis.rollout.play import Ticket, play
@@ -256,3 +257,88 @@ def test_what_a_call_raises_or_awaits_comes_through():
         return awaited
 
     assert asyncio.run(run()) is True
+
+
+class Counted(Plain):
+    """Counts what is done to it."""
+
+    closed = 0
+
+    def snapshot(self):
+        return b""
+
+    def close(self):
+        type(self).closed += 1
+
+
+@pytest.mark.parametrize("thread", [True, False])
+@pytest.mark.parametrize("begun", [True, False])
+def test_closed_is_closed(thread, begun):
+    """A second close does nothing; any other call says so instead of waiting for a thread that is gone."""
+    kind = type("Counted", (Counted,), {})
+    spec = from_env(kind, ROWS, thread=thread)
+    task = spec.task("train", 1)
+
+    async def run():
+        env = spec.make()
+        if begun:
+            await env.reset(task, 0)
+        for _ in range(3):
+            await env.close()
+        for call in (lambda: env.reset(task, 0), lambda: env.step(say("assistant", "hm"))):
+            with pytest.raises(UserError, match=r"'Counted' is closed.*make a new one"):
+                await call()
+        await env.close()
+
+    asyncio.run(asyncio.wait_for(run(), 10))
+    assert kind.closed == begun
+
+
+def test_closed_capabilities_say_so_too():
+    async def run():
+        env = SyncEnv(Counted())
+        assert await env.snapshot() == b""
+        await env.close()
+        with pytest.raises(UserError, match="'Counted' is closed"):
+            await env.snapshot()
+
+    asyncio.run(asyncio.wait_for(run(), 10))
+
+
+@pytest.mark.parametrize("way", ["class", "tools"])
+def test_tools_in_a_thread_are_closed_once_too(way):
+    spec = WAYS[way]()
+    task = spec.task("train", 1)
+
+    async def run():
+        env = spec.make()
+        await env.reset(task, 0)
+        function = env.tools["step"].function
+        await env.close()
+        await env.close()
+        with pytest.raises(UserError, match=r"is closed.*make a new one"):
+            await function()
+
+    asyncio.run(asyncio.wait_for(run(), 10))
+
+
+@pytest.mark.parametrize("fails", [ValueError("no"), None])
+def test_a_close_that_failed_is_not_done_again(fails):
+    calls = []
+
+    class Failing(Plain):
+        def close(self):
+            calls.append("close")
+            if fails:
+                raise fails
+
+    async def run():
+        env = from_env(Failing, ROWS).make()
+        await env.reset(from_env(Failing, ROWS).task("train", 1), 0)
+        if fails:
+            with pytest.raises(ValueError, match="no"):
+                await env.close()
+        await env.close()
+
+    asyncio.run(asyncio.wait_for(run(), 10))
+    assert calls == ["close"]

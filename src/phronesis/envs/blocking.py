@@ -13,6 +13,7 @@ from contextlib import suppress
 from functools import partial
 from typing import TypeVar, cast
 
+from phronesis.errors import UserError
 from phronesis.records import Message, Reply, Task
 
 T = TypeVar("T")
@@ -30,13 +31,21 @@ class Worker:
 
     def __init__(self) -> None:
         self._calls: Calls = queue.SimpleQueue()
-        self._started = False
+        self._started = self._ended = False
         self._stuck = 0
 
     async def run(self, function: Callable[..., object], /, *arguments: object, **named: object) -> object:
         """The function's result, computed in the worker's thread; raises what it raises. A result that is awaitable is
         awaited in the event loop. A function that is async from the start never sees the thread.
+
+        Raises:
+            UserError: the worker has been released.
         """
+        if self._ended:
+            raise UserError("this environment is closed, so nothing can be called on it any more; make a new one")
+        return await self._run(function, *arguments, **named)
+
+    async def _run(self, function: Callable[..., object], /, *arguments: object, **named: object) -> object:
         if inspect.iscoroutinefunction(function):
             return await cast("Awaitable[object]", function(*arguments, **named))
         loop = asyncio.get_running_loop()
@@ -68,20 +77,23 @@ class Worker:
             if future.cancelled():
                 self._stuck += 1
             raise
-        return await cast("Awaitable[object]", result) if inspect.isawaitable(result) else result
+        return await _awaited(result)
 
     async def release(self, function: Callable[[], object] | None = None) -> None:
-        """Runs one last call, if given, and ends the thread after it.
+        """Runs one last call, if given, and ends the thread after it. Done once; a second time it does nothing.
 
         While a call that was given up has not returned, the last call is left to the thread and not waited for.
         """
+        if self._ended:
+            return
+        self._ended = True
         try:
             if function is None:
                 return
             if self._stuck and not inspect.iscoroutinefunction(function):
                 self._give(_quietly(function))
             else:
-                await self.run(function)
+                await self._run(function)
         finally:
             if self._started:
                 self._calls.put(None)
@@ -100,6 +112,10 @@ def _serve(calls: Calls) -> None:
         del work  # holds the worker, which must be free to end
 
 
+async def _awaited(result: object) -> object:
+    return await cast("Awaitable[object]", result) if inspect.isawaitable(result) else result
+
+
 def _quietly(function: Callable[[], object]) -> Callable[[], None]:
     def call() -> None:
         with suppress(Exception):  # its environment has failed already
@@ -111,7 +127,8 @@ def _quietly(function: Callable[[], object]) -> Callable[[], None]:
 class SyncEnv:
     """An environment written without async: an object with plain `reset`, `step` and `close`.
 
-    Optional methods of the same names as the capabilities (`snapshot`, `restore`, `legal`, `expert`) are passed on.
+    Optional methods of the same names as the capabilities (`snapshot`, `restore`, `legal`, `expert`) are passed on. Once it
+    is closed, `close` does nothing and every other call raises `UserError`.
     """
 
     def __init__(self, inner: object, *, thread: bool = True):
@@ -126,6 +143,7 @@ class SyncEnv:
         """
         self.inner = inner
         self._worker = Worker() if thread else None
+        self._closed = False
         for capability in ("snapshot", "restore", "legal", "expert"):
             if hasattr(inner, capability):
                 setattr(self, capability, self._forward(capability))
@@ -140,14 +158,18 @@ class SyncEnv:
         return cast("Reply", await self._call("step", action))
 
     async def close(self) -> None:
-        """Releases everything, the thread included."""
+        """Releases everything, the thread included; the second time there is nothing left to release."""
+        if self._closed:
+            return
+        self._closed = True
         built = not isinstance(self.inner, type)
         if self._worker is not None:
             await self._worker.release(self._method("close") if built else None)
         elif built:
-            await self._call("close")
+            await _awaited(self._method("close")())
 
     async def _build(self) -> None:
+        self._check_open()
         if isinstance(self.inner, type):
             made = cast("Callable[[], object]", self.inner)
             self.inner = made() if self._worker is None else await self._worker.run(made)
@@ -155,11 +177,16 @@ class SyncEnv:
     def _method(self, name: str) -> Callable[..., object]:
         return cast("Callable[..., object]", getattr(self.inner, name))
 
+    def _check_open(self) -> None:
+        if self._closed:
+            name = (self.inner if isinstance(self.inner, type) else type(self.inner)).__name__
+            raise UserError(f"environment {name!r} is closed, so nothing can be called on it any more; make a new one")
+
     async def _call(self, name: str, *arguments: object) -> object:
+        self._check_open()
         if self._worker is not None:
             return await self._worker.run(self._method(name), *arguments)
-        result = self._method(name)(*arguments)
-        return await cast("Awaitable[object]", result) if inspect.isawaitable(result) else result
+        return await _awaited(self._method(name)(*arguments))
 
     def _forward(self, name: str) -> Callable[..., Awaitable[object]]:
         async def forward(*arguments: object) -> object:
