@@ -127,3 +127,31 @@ def test_watching_returns_the_result_passes_errors_and_speaks_meanwhile():
     setup(stream=io.StringIO())
     assert asyncio.run(scene()) == 7
     assert heard[:2] == ["reason 0", "reason 1"]
+
+
+@pytest.mark.parametrize("closing", [False, True])
+def test_giving_up_a_watch_waits_until_what_was_watched_has_cleaned_up(closing: bool):
+    """Also when the event loop ends, which cancels every task: what cleans up is not disturbed by a second time."""
+    done: list[str] = []
+
+    async def lasting() -> None:
+        try:
+            await asyncio.sleep(60)
+        finally:
+            for _ in range(5):
+                await asyncio.sleep(0)
+            done.append("cleaned up")
+
+    async def scene() -> None:
+        watching = asyncio.create_task(Heartbeat("play").watch(asyncio.gather(lasting(), lasting()), str))
+        for _ in range(5):
+            await asyncio.sleep(0)
+        if closing:
+            return  # the loop ends and cancels what is left, in any order
+        watching.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await watching
+        assert done == ["cleaned up"] * 2
+
+    asyncio.run(scene())
+    assert done == ["cleaned up"] * 2

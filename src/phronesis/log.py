@@ -162,8 +162,12 @@ class Heartbeat:
         return True
 
     async def watch(self, awaitable: Awaitable[T], reason: Callable[[], str]) -> T:
-        """Awaits something and says, while that lasts, what `reason()` is then."""
-        task = asyncio.ensure_future(awaitable)
+        """Awaits something and says, while that lasts, what `reason()` is then.
+
+        Raises:
+            asyncio.CancelledError: the caller gave up; what was awaited is cancelled and has ended, cleaning up included.
+        """
+        task = asyncio.create_task(_result(awaitable))
         try:
             while True:
                 done, _ = await asyncio.wait([task], timeout=self.every)
@@ -172,8 +176,14 @@ class Heartbeat:
                     return task.result()
                 self.waiting(reason())
         finally:
-            if not task.done():
-                task.cancel()
+            if not task.done():  # it is cancelled once and waited for: a second time would cut its cleaning up short
+                if not task.cancelling():
+                    task.cancel()
+                await asyncio.wait([task])
+
+
+async def _result(awaitable: Awaitable[T]) -> T:
+    return await awaitable
 
 
 def _finite(value: Number) -> Number:

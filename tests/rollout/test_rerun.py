@@ -11,6 +11,7 @@ from rollout_worlds import CHAT, CHATS, TASK, SavedWalk, Walk, calling, policy_o
 from phronesis.engine.scripted import ScriptedPolicy
 from phronesis.envs import probes
 from phronesis.errors import AllFaulted, ConfigError, EnvFault
+from phronesis.log import Heartbeat
 from phronesis.records import EpisodeGroup, Reply, say
 from phronesis.rewards import EnvReward
 from phronesis.rollout.limits import Limits
@@ -183,6 +184,63 @@ def test_nonsense_is_refused(turn, n):
     episode = scored(walk(Walk, "a", "b", "c"))
     with pytest.raises(ConfigError, match="cannot re-run"):
         rerun(walk(Walk), (turn, n), episode=episode)
+
+
+def surroundings(base):
+    """A maker of environments that take a moment to close, and a list of all it made."""
+    made = []
+
+    class Lasting(base):
+        async def close(self):
+            for _ in range(3):
+                await asyncio.sleep(0)
+            await super().close()
+
+    def make():
+        made.append(Lasting())
+        return made[-1]
+
+    return make, made
+
+
+async def asked(stage: Stage, n: int) -> None:
+    while stage.waits() != f"{n} in policy.sample":
+        await asyncio.sleep(0)
+
+
+@pytest.mark.parametrize("base", [Walk, SavedWalk])
+@pytest.mark.parametrize("how", ["the caller gives up", "the program is interrupted"])
+def test_giving_up_closes_every_environment_to_the_end(base, how):
+    """Six continuations, four of which play; when the caller goes on, nothing of them is left."""
+    episode = scored(walk(Walk, "a", "bb", "ccc"))
+    make, made = surroundings(base)
+    said = policy_of(*[thinking(None, "x")] * 9, delay=60)
+    stage = stage_of(make, said, rubric=EnvReward())
+
+    async def watching():
+        again = Reruns(stage, concurrency=4)
+        await Heartbeat("credit").watch(asyncio.gather(again(episode, 1, 3), again(episode, 2, 3)), again.progress)
+
+    async def give_up():
+        task = asyncio.create_task(watching())
+        await asked(stage, 4)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert [env.closed for env in made] == [1] * len(made) and stage.waits() == "nothing is awaited"
+
+    async def interrupted():
+        """What the first Ctrl-C does to the main task."""
+        main = asyncio.current_task()
+        asyncio.get_running_loop().create_task(asked(stage, 4)).add_done_callback(lambda _: main.cancel())
+        await watching()
+
+    if how == "the caller gives up":
+        asyncio.run(give_up())
+    else:
+        with pytest.raises(asyncio.CancelledError):
+            asyncio.run(interrupted())
+    assert [env.closed for env in made] == [1] * len(made) and len(made) >= 4
 
 
 class Drawing(ScriptedPolicy):

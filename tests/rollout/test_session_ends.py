@@ -105,6 +105,32 @@ def test_a_caller_that_gives_up_cancels_and_the_environment_is_closed():
     assert Stop.cancelled.is_fault
 
 
+def test_giving_up_while_closing_still_closes_the_others():
+    """Three branches are open; the caller loses patience with the first one's close."""
+    made = []
+
+    class Slow(Walk):
+        async def close(self):
+            await super().close()
+            await asyncio.sleep(60 if self is made[0] else 0)
+
+    async def three(session):
+        await session.fork()
+        await session.fork()
+
+    async def give_up():
+        stage = stage_of(lambda: made.append(Slow()) or made[-1], policy_of(), agent=Agent(three))
+        task = asyncio.create_task(play(stage, Ticket(id="e", task=TASK, seed=0)))
+        while not made or not made[0].closed:
+            await asyncio.sleep(0)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+    asyncio.run(give_up())
+    assert [env.closed for env in made] == [1, 1, 1]
+
+
 class Broken(Walk):
     """Fails at one place in one way."""
 

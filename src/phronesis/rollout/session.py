@@ -114,20 +114,27 @@ class Attempt:
         return env
 
     async def close(self) -> None:
-        """Closes every environment once; a failure to close is recorded only when nothing else went wrong."""
-        for env in self.envs:
+        """Closes every environment once; a failure to close is recorded only when nothing else went wrong.
+
+        Raises:
+            asyncio.CancelledError: the caller gave up while one was being closed; the others are closed first.
+        """
+        given_up: BaseException | None = None
+        while self.envs:
+            env = self.envs.pop(0)
             deadline = asyncio.timeout(self.limits.env_seconds)
             try:
                 async with deadline:
                     await env.close()
             except FOREIGN as error:
                 if is_cancelled(error):
-                    raise
-                if self.failure is None:
+                    given_up = error
+                elif self.failure is None:
                     late = isinstance(error, TimeoutError) and deadline.expired()
                     failure = hung("env.close", self.limits.env_seconds) if late else describe("env.close", error)
                     self.stop, self.failure = Stop.env_fault, failure
-        self.envs.clear()
+        if given_up is not None:
+            raise given_up
 
 
 class EpisodeSession:
