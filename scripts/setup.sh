@@ -23,7 +23,7 @@ command -v "$python" >/dev/null 2>&1 || die "'$python' not found; install Python
 "$python" -c 'import venv, ensurepip' 2>/dev/null ||
     die "'$python' cannot make virtual environments (module venv or ensurepip is missing); on Debian and Ubuntu install the package python3-venv"
 
-[ -x "$venv/bin/python" ] || {
+"$venv/bin/python" -m pip --version >/dev/null 2>&1 || { # missing, or its making was interrupted
     echo "setup: making $venv"
     "$python" -m venv "$venv"
 }
@@ -48,16 +48,35 @@ fi
 if [ "$kind" = dev ]; then
     echo "setup: installing phronesis with its development tools"
     install --constraint constraints.txt --editable '.[dev]'
-    touch "$venv/.setup-dev"
 else
     echo "setup: installing phronesis"
     install --constraint constraints.txt --editable '.[gym]'
 fi
 
-# The engine's compiled step is built once per machine. Its tests need it; running things without it is slower.
-if [ "$kind" = dev ] && ! "$venv/bin/python" -m phronesis.engine.native >>"$log" 2>&1; then
+# The engine's compiled step is built once per machine. Its tests need it; running things without it is slower. The command
+# says on standard output what it built, or why it could not; when it says nothing, phronesis itself does not work.
+build() {
+    note=$("$venv/bin/python" -m phronesis.engine.native 2>>"$log") && return
+    [ -n "$note" ] || {
+        tail -n 30 "$log" >&2
+        die "phronesis is installed but cannot be run (whole log: $log)"
+    }
+    return 1
+}
+
+if build; then
+    echo "setup: compiled step: $note"
+elif [ "$kind" = run ]; then
+    echo "setup: no compiled step, so sampling is slower: $note"
+else
     echo "setup: no C compiler works here; installing the one of the package ziglang"
     install --constraint constraints.txt --editable '.[compiler]'
+    build || die "the compiled step, which the tests need, cannot be built: $note"
+    echo "setup: compiled step: $note"
 fi
-echo "setup: compiled step: $("$venv/bin/python" -m phronesis.engine.native)" || true
+
+# Last: a stamp means that every step before it succeeded.
+if [ "$kind" = dev ]; then
+    touch "$venv/.setup-dev"
+fi
 touch "$venv/.setup-run"
