@@ -212,7 +212,7 @@ def test_a_full_disk_is_told_and_leaves_the_earlier_ones(history, tmp_path, monk
 
 @pytest.mark.parametrize(("name", "step"), [("unlink", 3), ("rmdir", 3), ("unlink", 4), ("rmdir", 4), ("rename", 4)])
 def test_what_cannot_be_removed_stops_nothing(history, tmp_path, monkeypatch, caplog, name, step):
-    """Saving step 3 again replaces it, saving step 4 removes step 2; where that fails, the new checkpoint counts all the same."""
+    """Saving step 3 again replaces it, saving step 4 removes step 2; where that fails, the new one counts all the same."""
     source, at, _ = history
     folder = shutil.copytree(source, tmp_path / "c")
     real = getattr(os, name)
@@ -233,7 +233,7 @@ def test_what_cannot_be_removed_stops_nothing(history, tmp_path, monkeypatch, ca
         assert tidy(folder) is None and load(new).manifest.counters == {"attempt": 2}
     told = [r.getMessage() for r in caplog.records if "cannot be removed" in r.getMessage()]
     assert told
-    assert all("Permission denied" in t and "remove it by hand" in t and "is not needed any more" in t for t in told)
+    assert all("Permission denied" in t and "remove it by hand" in t and "is no longer needed" in t for t in told)
     put(folder, at[step], step, 4)
     assert sorted(p.name for p in folder.iterdir()) == [f"step-{step - 1:08d}", f"step-{step:08d}"]
 

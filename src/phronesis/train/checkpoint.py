@@ -196,7 +196,7 @@ def _discard(path: Path) -> None:
 
 def _warn(path: Path, error: OSError) -> None:
     log.warning(
-        "%s is not needed any more but cannot be removed (%s); the next checkpoint tries again, or remove it by hand", path, error
+        "%s is no longer needed and cannot be removed (%s); the next checkpoint tries again, or remove it by hand", path, error
     )
 
 
