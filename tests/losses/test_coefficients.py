@@ -26,6 +26,8 @@ from phronesis.losses import (
     approximate_prox,
     capacity,
     prox_share,
+    sapo,
+    vespo_weight,
 )
 
 RATIOS = [0.4, 0.75, 0.9, 1.0, 1.2, 1.5, 4.0, 8.0]
@@ -182,3 +184,11 @@ def test_weights_carry_no_gradient():
 def test_beyond_the_clamp_gppo_still_learns():
     case = inputs(tensor([40.0], dtype=torch.float64), advantages=[1.0])
     assert gradient(LossConfig(objective=GPPOLoss()), case)[1].item() == pytest.approx(-1.28)
+
+
+def test_settings_are_not_rounded_in_float64():
+    theta, advantages = f64([math.log(1.2)]), f64([-1.0])
+    expected = 4 / 1.05 / (1 + math.exp(-1.05 * (math.exp(math.log(1.2)) - 1)))
+    assert sapo(theta, f64([0.0]), advantages, tau_pos=1.0, tau_neg=1.05).loss_N.item() == pytest.approx(expected, abs=1e-14)
+    weight = vespo_weight(f64([math.log(1.5)]), advantages, k_pos=2.0, lam_pos=3.0, k_neg=2.9, lam_neg=2.1)
+    assert weight.item() == pytest.approx(1.5**2.9 * math.exp(2.1 * (1 - 1.5)), abs=1e-14)

@@ -78,8 +78,9 @@ def vespo_weight(
     """
     log_product_N = log_product_N.clamp(MIN_LOG_PRODUCT, MAX_LOG_RATIO)
     positive_N = advantages_N >= 0
-    k_N = torch.where(positive_N, k_pos, k_neg).to(log_product_N.dtype)
-    lam_N = torch.where(positive_N, lam_pos, lam_neg).to(log_product_N.dtype)
+    given = log_product_N.new_tensor  # two plain numbers would meet in float32
+    k_N = torch.where(positive_N, given(k_pos), given(k_neg))
+    lam_N = torch.where(positive_N, given(lam_pos), given(lam_neg))
     return (k_N * log_product_N + lam_N * (1.0 - log_product_N.exp())).exp()
 
 

@@ -21,7 +21,8 @@ def sapo(logp_theta_N: Tensor, logp_old_N: Tensor, advantages_N: Tensor, *, tau_
     Source: SAPO, arXiv 2511.20347; formula [sapo].
     """
     ratio_N = log_ratio(logp_theta_N, logp_old_N).exp()
-    tau_N = torch.where(advantages_N > 0, tau_pos, tau_neg).to(ratio_N.dtype)
+    # Two plain numbers would meet in float32.
+    tau_N = torch.where(advantages_N > 0, ratio_N.new_tensor(tau_pos), ratio_N.new_tensor(tau_neg))
     return TokenTerms(-advantages_N * (4.0 / tau_N) * torch.sigmoid(tau_N * (ratio_N - 1.0)), {})
 
 
