@@ -7,14 +7,14 @@ from typing import Annotated
 
 import typer
 
-from phronesis.cli.output import AsJson, complain, examples, new_app, say, say_json, warn
+from phronesis.cli.output import AsJson, complain, examples, new_app, say, say_json
 from phronesis.cli.player import stored
 from phronesis.cli.report import write
 from phronesis.cli.watch import Watch
 from phronesis.config import to_toml
 from phronesis.errors import ConfigError
 from phronesis.store import Layout
-from phronesis.train import job, lint, presets, recipes
+from phronesis.train import job, presets, recipes
 from phronesis.train.config import RunConfig
 
 app = new_app()
@@ -60,9 +60,6 @@ def train(
         say(to_toml(config).rstrip())
         return
     folder = out or default_folder(source, config)
-    for finding in lint.lint(config):
-        if finding.severity == "warn":  # what is refused is refused by the run
-            warn(finding.line)
     try:
         with Watch(as_json) as watch:
             summary = job.run(config, folder, resume=resume, listener=watch)

@@ -84,6 +84,7 @@ def run(
                 writer.event("resume", "continuing an interrupted run")
             else:
                 for finding in lint(config):
+                    log.warning("%s", finding.line)
                     writer.event("lint", finding.line, rule=finding.rule, severity=finding.severity)
             return asyncio.run(_Job(config, spec, writer, listener).run())
         except Exception as error:

@@ -21,11 +21,13 @@ from torch import Tensor
 from phronesis.errors import ConfigError, MismatchError, TrainingError
 from phronesis.losses import (
     NO_MISMATCH,
+    DFTLoss,
     Loss,
     LossConfig,
     LossInputs,
     LossOutput,
     Mismatch,
+    SupervisedLoss,
     log_ratio,
     lr_factor,
     measure_mismatch,
@@ -76,6 +78,9 @@ class LearnerConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     reset: bool = False
     """Forget the optimiser's state at the beginning of every update, which is when the sampler has just got new weights: its
     averages belong to the objective under the previous behaviour policy (GLM-5, arXiv 2602.15763)."""
+    restart: bool = False
+    """Begin every update from the weights the learner was made with and a fresh optimiser: the newest policy plays, and what
+    it did is learned from the base model anew (STaR, arXiv 2203.14465). For supervised objectives."""
     mismatch_warn: float = 0.02
     """Nats: a larger |learner - sampler| log-probability of any token is logged as a warning."""
     mismatch_error: float = 0.5
@@ -89,6 +94,11 @@ class LearnerConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
                 raise ConfigError(f"{name} {getattr(self, name)!r} must be at least 1")
         if self.max_grad_norm is not None and self.max_grad_norm <= 0:
             raise ConfigError(f"max_grad_norm {self.max_grad_norm!r} must be above 0, or null for none")
+        if self.restart and (self.old != "learner" or not isinstance(self.loss.objective, SupervisedLoss | DFTLoss)):
+            raise ConfigError(
+                "restart learns from the base model what another policy did, which no ratio can answer for; set the objective "
+                'to "supervised" or "dft" and old to "learner", or restart to false'
+            )
         if self.loss.needs_entropy and not self.entropy:
             raise ConfigError("an entropy bonus, an entropy target and ent_top need entropy = true for the learner")
 
@@ -107,6 +117,7 @@ class Learner:
         self._entropy: Entropy = "gradient" if config.loss.entropy_gradient else "value" if config.entropy else "no"
         self.controller = Controller(config.loss)
         self.reference: Decoder | None = None if config.loss.kl is None else deepcopy(decoder).requires_grad_(False)
+        self._base = _copied(decoder) if config.restart else None
         self._device = self.stepper.parameters[0].device
 
     def update(self, batch: Batch) -> UpdateMetrics:
@@ -121,12 +132,11 @@ class Learner:
         results: list[StepResult] = []
         computed = 0
         if batch.trained_tokens:
-            if config.reset:
-                self.stepper.forget()
             plans = self._plan(batch)
             olds: list[list[Tensor | None]] = [[None] * len(parts) for parts in plans]
-            if len(plans) > 1 and config.old == "learner":
+            if config.old == "learner" and (len(plans) > 1 or config.restart):
                 olds = [[self._logp(self.decoder, part) for part in parts] for parts in plans]
+            self._begin()
             frozen = self.reference
             refs = None if frozen is None else [[self._logp(frozen, part) for part in parts] for parts in plans]
             for epoch in range(config.epochs):
@@ -214,6 +224,8 @@ class Learner:
     def state(self) -> dict[str, Any]:
         """All that a checkpoint must keep besides the weights: with a reference, its weights too."""
         kept = {"updates": self.updates, "stepper": self.stepper.state(), "controller": self.controller.state()}
+        if self._base is not None:
+            kept["base"] = self._base
         return kept if self.reference is None else {**kept, "reference": self.reference.state_dict()}
 
     def restore(self, state: dict[str, Any]) -> None:
@@ -222,10 +234,21 @@ class Learner:
         self.updates = int(state["updates"])
         if "controller" in state:
             self.controller.restore(state["controller"])
+        if self._base is not None:
+            if "base" not in state:
+                raise ConfigError("the checkpoint was made without restarts; continue with the learner it was made with")
+            self._base = {name: tensor.to(self._device) for name, tensor in state["base"].items()}
         if self.reference is not None:
             if "reference" not in state:
                 raise ConfigError("the checkpoint was made without a reference; continue with the loss it was made with")
             self.reference.load_state_dict(state["reference"])
+
+    def _begin(self) -> None:
+        """Forgets the optimiser's state, and what was learned, where the config says so."""
+        if self._base is not None:
+            self.decoder.load_state_dict(self._base)
+        if self._base is not None or self.config.reset:
+            self.stepper.forget()
 
     def _plan(self, batch: Batch) -> list[list[Packed]]:
         """Optimiser steps, each as its micro-batches."""
@@ -301,6 +324,11 @@ class Learner:
         if limit is not None and length > limit:
             torch.nn.utils.clip_grads_with_norm_(self.stepper.parameters, limit, norm)
         return length
+
+
+def _copied(decoder: Decoder) -> dict[str, Tensor]:
+    """The weights as they are now."""
+    return {name: tensor.detach().clone() for name, tensor in decoder.state_dict().items()}
 
 
 def _finite(output: LossOutput) -> LossOutput:

@@ -80,7 +80,7 @@ PRESETS: dict[str, Preset] = {
 
 REPLACED = ("credit", "critic", "dynamic", "batch", "groups", "group_size")
 """Fields of a run that a preset sets."""
-REPLACED_LEARNER = ("loss", "epochs", "minibatches", "old", "reset", "step_size")
+REPLACED_LEARNER = ("loss", "epochs", "minibatches", "old", "reset", "restart", "step_size")
 """Fields of its learner that a preset sets."""
 
 
@@ -102,6 +102,12 @@ def explanation(name: str) -> str:
 def ingredients(name: str) -> list[str]:
     """Settings of ``credit`` a preset takes, of which some are needed."""
     return [p.name for p in inspect.signature(get(name)).parameters.values() if p.kind is p.KEYWORD_ONLY]
+
+
+def markdown() -> str:
+    """The presets as a Markdown table, which the documentation holds."""
+    head = ["| algorithm | what it does |", "|---|---|"]
+    return "\n".join([*head, *(f"| `{name}` | {summary(name)} |" for name in PRESETS)])
 
 
 def get(name: str) -> Preset:

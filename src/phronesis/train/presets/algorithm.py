@@ -37,6 +37,8 @@ class Algorithm(Struct, frozen=True, kw_only=True):
     """What the ratio refers to."""
     reset: bool = False
     """Forget the optimiser's state whenever the sampler gets new weights."""
+    restart: bool = False
+    """Begin every update from the base model."""
     group_size: int | None = None
     """Episodes per task; None keeps the run's. With 1 the run plays as many episodes a step as before, each of another task."""
     batch: BatchConfig = BatchConfig()
@@ -64,6 +66,7 @@ class Algorithm(Struct, frozen=True, kw_only=True):
                 minibatches=1,
                 old=self.old,
                 reset=self.reset,
+                restart=self.restart,
                 step_size="scheduled",
             ),
         )

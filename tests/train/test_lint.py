@@ -1,0 +1,146 @@
+"""The look over a run's settings: each rule fires on its case and nowhere else, and what it says reaches the person."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from msgspec.structs import replace
+from tiny_jobs import config, events
+
+from phronesis.errors import ConfigError
+from phronesis.losses import LossConfig, PPOClipLoss, TokenTIS
+from phronesis.train import job, lint, presets, recipes
+from phronesis.train.config import EvalConfig
+from phronesis.train.learner import LearnerConfig
+from phronesis.view import folder as view
+from phronesis.view.alarms import findings
+
+ROOT = Path(__file__).parents[2]
+BASE = recipes.get("quickstart")
+OBJECTIVE, AGGREGATION, CORRECTIONS = (f"learner.loss.{part}" for part in ("objective.type", "aggregation.type", "corrections"))
+TIS = f"{CORRECTIONS}=[{{type='tis_token'}}]"
+KL = "learner.loss.kl"
+PER_SEQUENCE = f"{AGGREGATION}=sequence_mean_token_mean"
+
+CASES: list[tuple[str, list[str], str]] = [
+    ("clipping-inert", ["learner.epochs=1"], "'ppo_clip' sees a ratio of 1"),
+    ("clipping-inert", ["learner.epochs=1", f"{OBJECTIVE}=cispo"], "'cispo'"),
+    ("unclipped-stale", [f"{OBJECTIVE}=reinforce"], "2 times"),
+    ("unclipped-stale", [f"{OBJECTIVE}=reinforce", "learner.minibatches=2", TIS], "4 times"),
+    ("anchor-drifts", ["learner.precision=bf16"], "precision 'bf16'"),
+    ("anchor-drifts", ["learner.mismatch_error=5"], "mismatch_error 5.0"),
+    ("double-weight", [f"{CORRECTIONS}=[{{type='tis_token', of='theta'}}]"], "theta over old"),
+    ("double-weight", [f"{OBJECTIVE}=dis", TIS], "'dis' by theta over sampler"),
+    ("double-weight", [f"{OBJECTIVE}=decoupled_ppo", f"{CORRECTIONS}=[{{type='icepop'}}]"], "does so itself"),
+    ("correction-inert", ["learner.old=sampler", f"{CORRECTIONS}=[{{type='icepop'}}, {{type='veto'}}]"], "icepop, veto"),
+    ("sapo-decoupled", [f"{OBJECTIVE}=sapo", PER_SEQUENCE, TIS], "tis_token"),
+    ("sequence-product", [f"{CORRECTIONS}=[{{type='tis_seq'}}]"], "672 tokens: 2 % a token would make 6.02e+05"),
+    ("sequence-product", [f"{OBJECTIVE}=vespo"], "vespo"),
+    ("kl-k3", [f"{KL}.type=loss", f"{KL}.coef=0.1", f"{KL}.estimator=k3", "batch.drop_silent=false"], "KL(ref || pi)"),
+    ("truncated-sampling", ["sampling.top_p=0.9"], "top_p 0.9"),
+    ("truncated-sampling", ["sampling.top_k=5"], "top_k 5"),
+    ("truncated-sampling", ["sampling.min_p=0.1"], "min_p 0.1"),
+    ("temperature", ["sampling.temperature=0.7"], "temperature 0.7"),
+    ("lone-group", ["group_size=1"], "under credit 'gigpo'"),
+    ("critic-missing", ["credit.type=gae"], "'gae' asks a critic"),
+    ("critic-idle", ["critic.epochs=2"], "'gigpo' never asks"),
+    ("scaled-shaping", ["credit.type=turn_return", "credit.baseline.type=grpo"], "'turn_return' divides shaped rewards"),
+    ("teacher-unread", [f"{OBJECTIVE}=sdar"], "credit is 'gigpo'"),
+    ("teacher-unread", [f"{OBJECTIVE}=xstage", "credit.type=opd", "credit.teacher=x", "credit.coef=2"], "credit is 'opd'"),
+    ("learns-from-failures", [f"{OBJECTIVE}=supervised"], "'supervised' reads no advantages"),
+    ("step-grows-with-length", [f"{AGGREGATION}=sequence_mean_token_sum"], "672 tokens"),
+    ("step-grows-with-length", [f"{AGGREGATION}=constant_norm", "learner.loss.aggregation.horizon=100"], "horizon 100"),
+    ("step-grows-with-length", [f"{OBJECTIVE}=luspo", PER_SEQUENCE], "'luspo'"),
+    ("sequence-objective", [f"{OBJECTIVE}=gspo"], "'gspo' under aggregation 'token_mean'"),
+    ("silent-dropped", ["learner.loss.entropy_bonus=0.01", "learner.entropy=true"], "the entropy bonus should"),
+    ("silent-dropped", ["learner.loss.kl.type=reward", "learner.loss.kl.coef=0.1"], "the divergence from the reference"),
+    ("silent-dropped", [f"{OBJECTIVE}=dppo_tv"], "the pull of objective 'dppo_tv'"),
+    ("denominator-moves", ["dynamic.max_rounds=5"], "as in DAPO"),
+    ("denominator-moves", ["batch.count_silent=false"], "batch.count_silent is off"),
+    ("observations-unheard", ["learner.loss.observations=0.1", "batch.drop_silent=false"], "observations 0.1"),
+    ("dynamic-blind", ["dynamic.max_rounds=5", "credit.type=gae", "critic.epochs=1", PER_SEQUENCE], "under a critic"),
+]  # fmt: skip
+"""Rule, settings over quickstart, a piece of the reason."""
+
+
+@pytest.mark.parametrize(("rule", "changes", "reason"), CASES, ids=lambda v: v if isinstance(v, str) else None)
+def test_a_rule_fires_on_its_case_alone(rule: str, changes: list[str], reason: str):
+    found = lint.lint(presets.load(overrides=changes, base=BASE))
+    assert [f.rule for f in found] == [rule]
+    assert reason in found[0].reason and found[0].line == f"{rule}: {found[0].reason}. {found[0].fix}"
+
+
+def test_every_rule_has_a_case_and_a_name_of_its_own():
+    ids = [rule.id for rule in lint.RULES]
+    assert set(ids) == {rule for rule, _, _ in CASES} and len(set(ids)) == len(ids)
+
+
+@pytest.mark.parametrize("recipe", recipes.names())
+def test_shipped_recipes_are_silent(recipe: str):
+    assert lint.lint(recipes.get(recipe)) == []
+
+
+KNOWN = {
+    "grpo": ["kl-k3"],
+    "dapo": ["denominator-moves"],
+    "luspo": ["step-grows-with-length"],
+    "vespo": ["sequence-product"],
+    "glm5_reasoning": ["clipping-inert"],
+}
+"""Presets whose sources do what a rule points out."""
+
+
+def test_presets_have_the_findings_their_sources_have():
+    needed = {"opd": {"teacher": "x"}, "igpo": {"answer": "x"}}
+    for name in presets.names():
+        if name not in ("arpo", "dpo"):
+            run = presets.apply(name, BASE, **needed.get(name, {}))
+            assert [f.rule for f in lint.lint(run)] == KNOWN.get(name, []), name
+
+
+def test_what_answers_a_rule_silences_it():
+    for changes in (
+        [f"{OBJECTIVE}=reinforce", f"{CORRECTIONS}=[{{type='tis_token', of='theta'}}]"],
+        [f"{OBJECTIVE}=reinforce", "learner.epochs=1"],
+        ["learner.precision=bf16", TIS],
+        ["learner.epochs=1", "learner.old=sampler"],
+        [f"{CORRECTIONS}=[{{type='tis_seq'}}]", "limits.max_tokens=200"],
+        [f"{OBJECTIVE}=supervised", "credit.type=verified"],
+        [f"{OBJECTIVE}=gspo", PER_SEQUENCE],
+        ["dynamic.max_rounds=5", PER_SEQUENCE],
+        ["steps=0", "learner.epochs=1", "sampling.temperature=0.7"],
+    ):
+        assert lint.lint(presets.load(overrides=changes, base=BASE)) == [], changes
+
+
+def test_a_refused_run_never_begins(tmp_path: Path):
+    loss = LossConfig(objective=PPOClipLoss(), corrections=(TokenTIS(of="theta"),))
+    with pytest.raises(ConfigError, match=r"^double-weight: correction 'tis_token' .* Leave the correction out"):
+        job.run(config(learner=LearnerConfig(loss=loss)), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_warned_run_says_so_in_its_folder_and_report(tmp_path: Path):
+    loss = LossConfig(objective=PPOClipLoss())
+    warned = config(learner=LearnerConfig(loss=loss), steps=1, evaluation=EvalConfig(tasks=0))
+    job.run(warned, tmp_path / "run")
+    job.run(warned, tmp_path / "run", resume=True)  # says it once
+    (said,) = events(tmp_path / "run", "lint")
+    assert said.startswith("clipping-inert: objective 'ppo_clip'")
+    shown = [f.text for f in findings(view.load(tmp_path / "run")) if f.check == "Settings"]
+    assert shown == [said]
+    job.run(replace(warned, learner=replace(warned.learner, epochs=2)), tmp_path / "calm")
+    assert events(tmp_path / "calm", "lint") == []
+
+
+def test_the_documentation_holds_the_table_of_rules():
+    page = (ROOT / "docs" / "presets.md").read_text(encoding="utf-8")
+    again = "python -c 'from phronesis.train import lint; print(lint.markdown())'"
+    assert lint.markdown() in page, f"put what this prints into docs/presets.md: {again}"
+
+
+def test_the_documentation_names_every_algorithm():
+    page = (ROOT / "docs" / "presets.md").read_text(encoding="utf-8")
+    again = "python -c 'from phronesis.train import presets; print(presets.markdown())'"
+    assert presets.markdown() in page, f"put what this prints into docs/presets.md: {again}"
