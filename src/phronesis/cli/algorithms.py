@@ -45,7 +45,7 @@ def algorithms(
     say(presets.explanation(name))
     if changed:
         say("\nAgainst quickstart it sets:")
-        say("\n".join(f"  {path} = {value!r}" for path, value in changed.items()))
+        say("\n".join(f"  {path} = {value!r}" for path, value in changed.items() if value is not None))
 
 
 def changes(name: str) -> dict[str, object]:

@@ -108,6 +108,6 @@ def config(
     else:
         for finding in found:
             say(f"{finding.severity}  {finding.rule}\n  {finding.reason}.\n  {finding.fix}")
-        say(f"{len(lint.RULES)} rules, {len(found)} findings")
+        say(f"{len(lint.RULES)} rules, {len(found)} finding{'' if len(found) == 1 else 's'}")
     if any(finding.severity == "refuse" for finding in found):
         raise typer.Exit(1)

@@ -139,7 +139,7 @@ def opo(run: RunConfig) -> Algorithm:
     """OPO: exactly on-policy REINFORCE with the baseline of least variance where gradients grow with length.
 
     ``b = sum |y| R / sum |y|``, ``A = R - b``; one update per batch, no divergence, no entropy term.
-    Source: formula [opo]. Ours: the sum is over a constant horizon.
+    Source: arXiv 2505.23585; formula [opo]. Ours: the sum is over a constant horizon.
     """
     return Algorithm(credit=OPOCredit(), loss=on_policy(run))
 
@@ -148,8 +148,8 @@ def remax(run: RunConfig) -> Algorithm:
     """ReMax: reward minus that of one greedy episode of the same task; unbiased, no group needed.
 
     ``A = R - R(greedy)``; ``L = -mean over episodes of A sum log pi / horizon``, one update per batch.
-    Source: formula [remax]. Ours: the constant horizon, group size as in the run (the source samples once per task).
-    The greedy episodes are extra play; metrics ``rerun/*`` count them.
+    Source: arXiv 2310.10505; formula [remax]. Ours: the constant horizon, group size as in the run (the source
+    samples once per task). The greedy episodes are extra play; metrics ``rerun/*`` count them.
     """
     return Algorithm(credit=ReMaxCredit(), loss=on_policy(run))
 
@@ -176,7 +176,8 @@ def otb(run: RunConfig) -> Algorithm:
     """Optimal token baseline: at every token, rewards of the group weighted by how much their gradients have added up.
 
     ``B_t = sum G W / sum W``, ``W = sum over tokens so far of 1 - 2 pi + sum pi^2``; ``A = G - B``; one update per batch.
-    Source: formula [otb]. Ours: without `credit.judge` the sum of squares is bounded by the sampled token's own; the horizon.
+    Source: arXiv 2602.07078; formula [otb]. Ours: without `credit.judge` the sum of squares is bounded by
+    the sampled token's own; the constant horizon.
     """
     return Algorithm(credit=OptimalTokenCredit(), loss=on_policy(run))
 
