@@ -77,9 +77,12 @@ def sampled_shapley(n: int, worth: Worth, sampled: list[tuple[int, ...]]) -> tup
     parts: list[list[float]] = [[] for _ in range(n)]
     for order in sampled:
         had: frozenset[int] = frozenset()
+        before = worth(had)
         for i in order:
-            parts[i].append(worth(had | {i}) - worth(had))
             had = had | {i}
+            after = worth(had)
+            parts[i].append(after - before)
+            before = after
     return tuple(fsum(p) / len(sampled) for p in parts)
 
 
