@@ -79,7 +79,15 @@ class EmbeddedEngine:
         self.context = context
         """Most ids of prompt and completion together."""
         self._vocab_size, self._text = decoder.config.vocab_size, decode
-        self._runner = Runner(_compute(decoder, c.native), c.slots, context, c.chunk, c.pass_tokens, decode, version)
+        self._runner = Runner(
+            _compute(decoder, c.native),
+            c.slots,
+            context,
+            chunk=c.chunk,
+            pass_tokens=c.pass_tokens,
+            text=decode,
+            version=version,
+        )
         self._waiting: deque[Request] = deque()
         self._arrivals = 0
         self._seen = 0

@@ -49,7 +49,7 @@ class Runner:
     """Owns the cache and the books of its slots."""
 
     def __init__(
-        self, compute: Compute, slots: int, context: int, chunk: int, pass_tokens: int, text: Decode | None, version: int = 0
+        self, compute: Compute, slots: int, context: int, *, chunk: int, pass_tokens: int, text: Decode | None, version: int
     ):
         self._text = text
         self._limit, self._context, self._chunk, self._pass_tokens = slots, context, chunk, pass_tokens
