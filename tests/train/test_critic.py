@@ -203,9 +203,9 @@ def test_a_run_without_a_critic_has_none(tmp_path):
 
 
 def test_a_critic_nobody_asks_and_a_rule_without_its_critic_are_refused(tmp_path):
-    with pytest.raises(ConfigError, match="'TrajectoryCredit' never asks for values"):
+    with pytest.raises(ConfigError, match="'trajectory' never asks for values"):
         job.run(config(critic=CriticConfig(), credit=TrajectoryCredit()), tmp_path / "a")
-    with pytest.raises(ConfigError, match='credit "GAECredit" compares with what a critic expects, and this run has none'):
+    with pytest.raises(ConfigError, match="credit 'gae' asks a critic for values, and the run has none"):
         job.run(config(credit=GAECredit()), tmp_path / "b")
     with pytest.raises(ConfigError, match="leaves none of the 4 steps to the policy"):
         job.run(config(credit=GAECredit(), critic=CriticConfig(warmup=4)), tmp_path / "c")
