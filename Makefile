@@ -60,5 +60,5 @@ bench: setup  ## measure against peers (CASE="trl-guess" ...)
 	$(BIN)/python -m bench $(CASE)
 
 clean:  ## remove what set-up and runs left behind (runs/ is kept)
-	rm -rf $(VENV) .venv-trl bench/results .pytest_cache .ruff_cache .hypothesis .import_linter_cache build dist
+	rm -rf $(VENV) .venv-trl .venv-verl bench/results .pytest_cache .ruff_cache .hypothesis .import_linter_cache build dist
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

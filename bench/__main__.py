@@ -9,10 +9,17 @@ from pathlib import Path
 
 from bench.engine import engine
 from bench.learner import learner
+from bench.maths import maths
 from bench.measure import Row, difference, read, table, write
 from bench.trl_guess.case import learning, speed
 
-CASES: dict[str, Callable[[], list[Row]]] = {"trl-guess": speed, "learner": learner, "engine": engine, "trl-learning": learning}
+CASES: dict[str, Callable[[], list[Row]]] = {
+    "trl-guess": speed,
+    "learner": learner,
+    "engine": engine,
+    "trl-learning": learning,
+    "maths": maths,
+}
 """Name -> what measures it."""
 DEFAULT = ("trl-guess", "learner", "engine")
 """Cases of a plain run; the others take longer and are named."""

@@ -1,0 +1,1 @@
+"""Losses and advantages against TRL and verl on random inputs: ``python -m bench.crosscheck``."""
