@@ -57,6 +57,15 @@ SECTIONS = (
 )
 
 
+PIECES = {
+    "divergence": "Estimators of a divergence",
+    "distillation": "Distillation and preference, as functions",
+    "critic": "Critics",
+    "metric": "Metrics and data",
+}
+"""Tables of formulas by the key of their uses in algorithms.toml."""
+
+
 class Place(NamedTuple):
     """Where a docstring stands."""
 
@@ -118,10 +127,15 @@ def unpublished(text: str) -> list[str]:
 def helpers(value: type) -> list[Docs]:
     """What a config value's docstring refers to by ``See `name```, and the function of its module named like its tag."""
     module = sys.modules[value.__module__]
-    text = inspect.getdoc(value) or ""
-    named = re.findall(r"`(\w+)`", " ".join(re.findall(r"See ((?:`\w+`(?:, | and )?)+)", text)))
-    found = [getattr(module, name, None) for name in [*named, tag(value)]]
+    found = [getattr(module, name, None) for name in [*referred(value), tag(value)]]
+    found += [getattr(module, name, None) for f in found if f is not None for name in referred(f)]
     return [f for f in dict.fromkeys(found) if inspect.isfunction(f) or (inspect.isclass(f) and f is not value)]
+
+
+def referred(value: Docs) -> list[str]:
+    """The names a docstring refers to by ``See `name```."""
+    said = re.findall(r"See ((?:`\w+`(?:, | and )?)+)", inspect.getdoc(value) or "")
+    return re.findall(r"`(\w+)`", " ".join(said))
 
 
 def tag(value: type) -> str:
@@ -221,7 +235,7 @@ def formula_line(formula: str, home: list[Place], use: str | None = None) -> str
     """The line of a formula with a worked case."""
     files = dict.fromkeys(p.file for p in home)
     where = "; ".join(f"`{f}`: " + ", ".join(f"`{p.name}`" for p in home if p.file == f) for f in files)
-    says = summary(home[0].text)
+    says = summary(home[0].text) if len(home) == 1 else " ".join(f"`{p.name}`: {summary(p.text)}" for p in home)
     module = [p.text for p in places_of(home[0].file) if not p.name]
     own = papers([p.text for p in home])
     line = f"| `{formula}` | {cell(says)} | {where} | {own if own != '–' else papers(module)} |"
@@ -265,10 +279,10 @@ def algorithms(notes: Mapping[str, Mapping[str, str]]) -> str:
     lost = [f for f, where in home.items() if not where]
     if lost:
         raise SystemExit(f"no docstring names the formulas {lost!r}; write `formula [id]` where they are computed")
-    lines += ["## Metrics and data", "", "| id | what it computes | where | paper | when to use |", "|---|---|---|---|---|"]
-    lines += [formula_line(f, home[f], notes["metric"][f]) for f in notes["metric"]]
+    for key, title in PIECES.items():
+        lines += [f"## {title}", "", "| id | what it computes | where | paper | when to use |", "|---|---|---|---|---|"]
+        lines += [*(formula_line(f, home[f], use) for f, use in notes[key].items()), ""]
     lines += [
-        "",
         "## Formulas with a worked case",
         "",
         "`python -m phronesis.conformance FILE.json` runs cases of these ids against these functions, which training and",
