@@ -52,9 +52,10 @@ lint: setup-dev  ## style, types, layers, size budgets
 test: lint  ## every check, then every test
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
 
-format: setup-dev  ## rewrite files in the house style
+format: setup-dev  ## rewrite files in the house style, and the pages that are written from the code
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+	$(BIN)/python scripts/algorithms.py
 
 bench: setup  ## measure against peers (CASE="trl-guess" ...)
 	$(BIN)/python -m bench $(CASE)
