@@ -189,7 +189,12 @@ def base(horizon: int, seed: int) -> RunConfig:
 def start(horizon: int, seed: int, folder: Path) -> Path:
     """A policy that says random letters: primed, not yet rewarded."""
     supervised = SupervisedConfig(
-        max_steps=60, batch_tokens=1500, optimizer=MuonConfig(lr=0.02, rest=AdamWConfig(lr=5e-3)), decay="linear", warmup=2
+        max_steps=60,
+        epochs=60,
+        batch_tokens=1500,
+        optimizer=MuonConfig(lr=0.02, rest=AdamWConfig(lr=5e-3)),
+        decay="linear",
+        warmup=2,
     )
     config = replace(
         base(horizon, seed),

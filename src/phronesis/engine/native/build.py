@@ -20,7 +20,7 @@ import stat
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -78,7 +78,8 @@ def compile_step(compiler: Sequence[str], target: Path, flags: Sequence[str]) ->
     Raises:
         Unusable: it failed; carries the last line of what the compiler said.
     """
-    _run([*compiler, *FLAGS, *flags, "-o", str(target), str(SOURCE), "-lm"])
+    own = {"ZIG_GLOBAL_CACHE_DIR": str(target.parent), "ZIG_LOCAL_CACHE_DIR": str(target.parent)}  # else it wants the user's
+    _run([*compiler, *FLAGS, *flags, "-o", str(target), str(SOURCE), "-lm"], own)
 
 
 def _from(folder: Path, name: str, compiler: Sequence[str]) -> Built:
@@ -147,13 +148,14 @@ def _name(compiler: Sequence[str]) -> str:
     return f"step-{hashlib.sha256(chr(0).join(parts).encode()).hexdigest()[:16]}.so"
 
 
-def _run(command: Sequence[str]) -> str:
-    """What a command says."""
+def _run(command: Sequence[str], environment: Mapping[str, str] | None = None) -> str:
+    """What a command says; `environment` is added to this process's own."""
     shown = " ".join(command[: 3 if "ziglang" in command else 1])
     try:
         done = subprocess.run(
-            command, capture_output=True, text=True, errors="replace", encoding="utf-8", timeout=PATIENCE, check=False
-        )
+            command, capture_output=True, text=True, errors="replace", encoding="utf-8", timeout=PATIENCE, check=False,
+            env=os.environ | dict(environment or {}),
+        )  # fmt: skip
     except (OSError, subprocess.SubprocessError) as error:
         raise Unusable(f"{shown} failed: {error}") from error
     if done.returncode:
