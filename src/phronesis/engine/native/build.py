@@ -143,7 +143,10 @@ def _compiler() -> list[str]:
 def _name(compiler: Sequence[str]) -> str:
     """The library's file name, which holds everything it depends on."""
     parts = (
-        SOURCE.read_text(encoding="utf-8"), _run([*compiler, "--version"]), " ".join((*FLAGS, *TARGETS)), _processor()
+        SOURCE.read_text(encoding="utf-8"),
+        _run([*compiler, "--version"], {"ZIG_GLOBAL_CACHE_DIR": tempfile.gettempdir()}),
+        " ".join((*FLAGS, *TARGETS)),
+        _processor(),
     )  # fmt: skip
     return f"step-{hashlib.sha256(chr(0).join(parts).encode()).hexdigest()[:16]}.so"
 
