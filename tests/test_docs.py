@@ -3,11 +3,16 @@
 * ```` ```python ```` is executed; ```` ```python no-run ```` is not (for fragments that need a GPU, say).
 * ```` ```python name.py ```` and ```` ```toml name.toml ```` are saved under that name, for what follows to use.
 * In ```` ```console run ```` each line ``$ phronesis ...`` must exit with code 0, or with N after ``# exit code N``; the lines
-  below a command that end in ``...`` or hold no number must appear in what it prints.
+  below a command that end in ``...`` or hold no number must appear in what it prints. ``$ printf 'LINES' | phronesis ...``
+  types the lines.
+* In a plain ```` ```console ```` the phronesis commands are not run, but their names and options must exist; the settings of
+  `train` with a recipe must resolve, too.
 """
 
 from __future__ import annotations
 
+import importlib
+import io
 import logging
 import re
 import shlex
@@ -18,9 +23,11 @@ from typing import NamedTuple
 
 import pytest
 import torch
+import typer
 
-from phronesis.cli.main import main
+from phronesis.cli.main import COMMANDS, main
 from phronesis.log import ROOT as LOGGER
+from phronesis.train.recipes import RECIPES
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").glob("*.md")])
@@ -43,6 +50,7 @@ class Command(NamedTuple):
     words: list[str]
     code: int
     shown: list[str]
+    typed: str = ""
 
 
 def blocks(text: str) -> list[Block]:
@@ -55,7 +63,9 @@ def commands(body: str) -> list[Command]:
         if line.startswith("$ "):
             text, _, note = line.removeprefix("$ ").partition("  # ")
             code = re.search(r"exit code (\d+)", note)
-            found.append(Command(shlex.split(text), int(code[1]) if code else 0, []))
+            first, pipe, second = text.partition(" | ")
+            typed = shlex.split(first)[1].replace("\\n", "\n") if pipe and first.startswith("printf ") else ""
+            found.append(Command(shlex.split(second if typed else text), int(code[1]) if code else 0, [], typed))
         elif found and line.strip():
             found[-1].shown.append(line)
     return found
@@ -90,7 +100,9 @@ def test_examples_run(page: Path, tmp_path: Path, untouched: None, capsys: pytes
             (tmp_path / file["name"]).write_text(block.body, encoding="utf-8")
         elif block.mark == "console run":
             for command in commands(block.body):
-                run_command(command, page, capsys)
+                with pytest.MonkeyPatch.context() as patch:
+                    patch.setattr("sys.stdin", io.StringIO(command.typed))
+                    run_command(command, page, capsys)
 
 
 def run_command(command: Command, page: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -103,6 +115,45 @@ def run_command(command: Command, page: Path, capsys: pytest.CaptureFixture[str]
         start = line.removesuffix("...")
         if start != line or not re.search(r"\d", line):
             assert start in printed, f"{page.name}: {shlex.join(command.words)} does not print {start!r} but\n{printed}"
+
+
+def parse(words: list[str]) -> None:
+    """Reads a command line as `phronesis` would, without doing what it says."""
+    assert words[0] in COMMANDS, f"there is no command {words[0]!r}"
+    command = typer.main.get_command(importlib.import_module(f"phronesis.cli.{words[0]}").app)
+    rest = words[1:]
+    inner = getattr(command, "commands", {})
+    if inner and rest and not rest[0].startswith("-"):
+        assert rest[0] in inner, f"{words[0]!r} has no command {rest[0]!r}"
+        command, rest = inner[rest[0]], rest[1:]
+    command.make_context(words[0], rest)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
+def test_commands_that_are_not_run_exist(page: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    shown = [c for b in blocks(page.read_text(encoding="utf-8")) if b.mark == "console" for c in commands(b.body)]
+    for command in shown:
+        if command.words[0] == "phronesis":
+            words = shlex.split(shlex.join(command.words[1:]), comments=True)
+            parse(words)
+            if words[0] == "train" and words[1] in RECIPES:
+                assert main([*words, "--show"]) == 0, capsys.readouterr()
+
+
+def test_a_misspelt_command_is_noticed() -> None:
+    parse(["env", "check", "guess", "--seconds", "5"])
+    with pytest.raises(AssertionError, match="no command 'evl'"):
+        parse(["evl", "runs/a"])
+    with pytest.raises(AssertionError, match="'env' has no command 'chek'"):
+        parse(["env", "chek", "guess"])
+    with pytest.raises(Exception, match="No such option: --sed"):
+        parse(["train", "quickstart", "--sed", "3"])
+
+
+def test_no_page_is_empty() -> None:
+    """Every page has a title and at least a few sentences."""
+    pages = {p.relative_to(ROOT).as_posix(): p.read_text(encoding="utf-8") for p in PAGES}
+    assert [name for name, text in pages.items() if not text.startswith("# ") or len(text.split()) < 100] == []
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
@@ -140,4 +191,7 @@ def test_commands_know_their_code_and_what_they_print() -> None:
     assert commands(body) == [
         Command(["phronesis", "trian", "a b"], 2, ["error: unknown..."]),
         Command(["phronesis", "env", "list"], 0, []),
+    ]
+    assert commands("$ printf 'guess 5\\nguess 7\\n' | phronesis play guess\n") == [
+        Command(["phronesis", "play", "guess"], 0, [], "guess 5\nguess 7\n")
     ]
