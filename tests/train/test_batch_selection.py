@@ -6,8 +6,10 @@ import msgspec
 import pytest
 from sampled_groups import make_group
 
-from phronesis.credit import GroupMean, TrajectoryCredit
-from phronesis.records import Reward, Stop
+from phronesis.credit import GroupMean, TrajectoryCredit, VerifiedCredit
+from phronesis.errors import AllFaulted
+from phronesis.records import Component, Reward, Stop
+from phronesis.train import crediting
 from phronesis.train.batching import BatchConfig, build_batch
 
 replace = msgspec.structs.replace
@@ -71,3 +73,33 @@ def test_a_group_with_half_of_it_missing_is_left_out(group, decoder):
     batch = build_batch([torn, whole], credits_of([torn, whole]), BatchConfig(repair=True))
     assert batch.dropped == {"group_broken": 2, "env_fault": 1, "infra_fault": 1}
     assert batch.episodes == tuple(e.id for e in whole.episodes)
+
+
+def test_members_left_out_for_what_they_did_are_no_faults(group):
+    """Under `verified` a failed attempt has no credit; only the faulty one is filled up, from the successes."""
+    scored = replace(
+        group,
+        episodes=tuple(
+            replace(e, reward=Reward(components=(Component(name="r", score=r),)))
+            for e, r in zip(group.episodes, (1.0, 1.0, 0.0, 1.0), strict=True)
+        ),
+    )
+    clean = asyncio.run(VerifiedCredit().assign(scored))
+    batch = build_batch([scored], [clean], BatchConfig(repair=True))
+    assert batch.dropped == {"failed": 1} and len(batch.episodes) == 3
+    broken = stopped(scored, Stop.completed, Stop.completed, Stop.completed, Stop.env_fault)
+    batch = build_batch([broken], [asyncio.run(VerifiedCredit().assign(broken))], BatchConfig(repair=True))
+    first, second = (e.id for e in broken.episodes[:2])
+    assert batch.episodes == (first, second, first) and batch.dropped == {"failed": 1, "env_fault": 1}
+
+
+def test_a_group_whose_continuations_all_fault_is_left_out(group):
+    class Hopeless:
+        async def assign(self, group, rerun=None):
+            raise AllFaulted("no continuation came to an end")
+
+    good = replace(group, id="good")
+    found = asyncio.run(crediting._settled(Hopeless(), [group], None))
+    assert found[0].values == (None,) * 4 and set(found[0].reasons) == {"rerun_fault"}
+    batch = build_batch([group, good], [*found, *credits_of([good])])
+    assert batch.dropped["rerun_fault"] == 4 and batch.total_sequences == 4

@@ -311,3 +311,9 @@ def test_a_trained_first_token_is_refused(batch):
     spoiled = replace(root, mask=(True, *root.mask[1:]), turns=(0,) * n)
     with pytest.raises(TrainingError, match="nothing predicts it"):
         pack(replace(batch, segments=(spoiled, *batch.segments[1:])))
+
+
+def test_updates_are_no_mismatch_where_old_is_the_samplers(decoder, batch):
+    """Four steps of one update move the policy far; only the first says how far learner and sampler are apart."""
+    config = LearnerConfig(minibatches=4, old="sampler", optimizer=AdamWConfig(lr=1e-2))
+    assert Learner(decoder, config).update(batch).mismatch_max < 1e-4

@@ -2,13 +2,14 @@
 
 import asyncio
 
+import msgspec
 import pytest
 import torch
-from sampled_groups import full_logp, make_group
+from sampled_groups import full_logp, make_decoder, make_group
 
 from phronesis.credit import GroupStandard, TrajectoryCredit
 from phronesis.errors import ConfigError
-from phronesis.losses import GSPOLoss, LossConfig
+from phronesis.losses import GSPOLoss, LossConfig, SequenceMeanTurnMean, TurnMeanTokenMean
 from phronesis.train.batching import BatchConfig, build_batch
 from phronesis.train.learner import Learner, LearnerConfig
 from phronesis.train.optimizer import AdamWConfig
@@ -93,3 +94,19 @@ def test_every_token_is_observed_in_one_part(groups):
 def test_a_negative_weight_is_refused():
     with pytest.raises(ConfigError, match="observations"):
         LossConfig(observations=-0.1)
+
+
+@pytest.mark.parametrize("rule", [TurnMeanTokenMean(), SequenceMeanTurnMean()])
+@pytest.mark.parametrize("max_tokens", [16384, 40])
+def test_observed_tokens_belong_to_no_turn(rule, max_tokens):
+    """Whatever episode comes first: what is observed changes no mean over turns."""
+    decoder = make_decoder()
+    groups = [make_group(decoder, i) for i in range(3)]
+    groups = [msgspec.structs.replace(g, episodes=g.episodes[::-1]) for g in groups]
+    credits = [asyncio.run(TrajectoryCredit().assign(g)) for g in groups]
+    losses = []
+    for seen in (False, True):
+        config = LearnerConfig(max_tokens=max_tokens, loss=LossConfig(aggregation=rule))
+        batch = build_batch(groups, credits, BatchConfig(observations=seen))
+        losses.append(Learner(make_decoder(), config).update(batch).loss)
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5)

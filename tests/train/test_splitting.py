@@ -1,6 +1,7 @@
 """Parts of a batch: nothing lost, nothing trained twice, groups together."""
 
 import asyncio
+import random
 
 import msgspec
 import pytest
@@ -10,7 +11,8 @@ from sampled_groups import make_decoder, make_group, trained
 
 from phronesis.credit import GroupStandard, TrajectoryCredit
 from phronesis.errors import ConfigError
-from phronesis.records import Batch, Segment
+from phronesis.policy import prompt_crc
+from phronesis.records import Batch, Component, Episode, EpisodeGroup, Finish, Reply, Reward, Segment, Stop, Task, Turn
 from phronesis.train.batching import build_batch
 from phronesis.train.splitting import minibatches, split
 
@@ -110,3 +112,45 @@ def test_left_out_episodes_count_in_proportion():
 def test_impossible_limit(batch):
     with pytest.raises(ConfigError, match="max_tokens"):
         split(batch, 0)
+
+
+def test_no_episode_is_cut_where_prompts_are_rewritten():
+    """Eight groups of four whose every turn answers a new prompt (a thought was stripped) under one system prompt."""
+    source = random.Random(0)
+
+    def ids(n):
+        return tuple(source.randrange(60) for _ in range(n))
+
+    system = ids(30)
+
+    def episode(name, asked, reward):
+        turns, seen = [], system + asked
+        for _ in range(3):
+            said = ids(8)
+            turns.append(
+                Turn(
+                    parent=None,
+                    context=seen,
+                    completion=said,
+                    sampled=(True,) * 8,
+                    logprobs=(-1.0,) * 8,
+                    finish=Finish.stop,
+                    prompt_crc=prompt_crc(seen),
+                    reply=Reply(),
+                )
+            )
+            seen = seen + said[4:] + ids(16)
+        task, reward = Task(id="t", env="toy"), Reward(components=(Component(name="r", score=reward),))
+        return Episode(id=name, task=task, seed=0, turns=tuple(turns), stop=Stop.completed, reward=reward)
+
+    groups = []
+    for g in range(8):
+        asked = ids(24)
+        members = tuple(episode(f"e{g}{m}", asked, float(m % 2)) for m in range(4))
+        groups.append(EpisodeGroup(id=f"g{g}", task=Task(id="t", env="toy"), episodes=members))
+    whole = build_batch(groups, [asyncio.run(TrajectoryCredit().assign(g)) for g in groups])
+    for count in (2, 4):
+        parts = minibatches(whole, count, 0)
+        assert len(parts) == count and sum(p.total_sequences for p in parts) == 32
+        for e in range(32):
+            assert sorted(p.sequence_tokens[e] for p in parts) == [0] * (count - 1) + [24]

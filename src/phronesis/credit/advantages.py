@@ -69,7 +69,8 @@ def grpo(returns: Sequence[float], *, population: bool = False, eps: float = 1e-
 
 
 def max_rl(returns: Sequence[float]) -> tuple[float, ...]:
-    """Each return minus the group's mean, over the mean; 0 for all where the mean is not above 0. Meant for returns >= 0.
+    """Each return minus the group's mean, over the mean; 0 for all where the mean is not above 0. Made for returns >= 0:
+    with negative ones a small mean blows it up.
 
     Biased on purpose: the expected gradient is the maximum-likelihood one truncated at order n - 1 in the failure rate, so
     hard tasks weigh more. For a coin with success rate p it is ``(1-p)(1 - (1-p)**(n-1))``.

@@ -9,10 +9,12 @@ from typing import TypeVar
 import msgspec
 
 from phronesis.errors import ConfigError
-from phronesis.records import Credit, EpisodeGroup
+from phronesis.records import Credit, EpisodeGroup, Stop
 
 T = TypeVar("T")
 
+FAULTS = frozenset((*(stop.value for stop in Stop if stop.is_fault), "unscored", "alone", "rerun_fault"))
+"""Reasons for which an episode says nothing about the policy."""
 BROKEN = "group_broken"
 """Why the valid episodes of a group with too many faults are left out."""
 
@@ -59,17 +61,21 @@ def repair_group(valid: Sequence[T], size: int) -> list[T] | None:
 def repair(group: EpisodeGroup, credit: Credit) -> tuple[EpisodeGroup, Credit]:
     """The group with its faulty members replaced by copies of valid ones, and their credit with them.
 
-    The credit is that of the valid members, taken before. A group with half of its members or more missing keeps them and loses
-    its credit, counted as ``group_broken``. A group without faults is returned as it is. See `repair_group`.
+    The credit is that of the valid members, taken before. A group with half of its members or more faulty keeps them and loses
+    its credit, counted as ``group_broken``. A group without faults is returned as it is; members a rule left out for what they
+    did (a failed attempt under `verified`) are no faults and stay as they are. See `repair_group`.
     """
+    faulty = [i for i, reason in enumerate(credit.reasons) if reason in FAULTS]
     valid = [i for i, values in enumerate(credit.values) if values is not None]
-    if len(valid) == len(group.episodes):
+    if not faulty:
         return group, credit
-    filled = repair_group(valid, len(group.episodes))
+    judged = [i for i in range(len(group.episodes)) if i not in faulty and i not in valid]
+    filled = repair_group(valid, len(group.episodes) - len(judged)) if valid else None
     if filled is None:
         reasons = tuple(BROKEN if reason is None else reason for reason in credit.reasons)
         return group, msgspec.structs.replace(credit, values=(None,) * len(reasons), reasons=reasons)
+    filled += judged
     episodes = tuple(group.episodes[i] for i in filled)
     values = tuple(credit.values[i] for i in filled)
-    repaired = msgspec.structs.replace(credit, values=values, reasons=(None,) * len(filled))
+    repaired = msgspec.structs.replace(credit, values=values, reasons=tuple(credit.reasons[i] for i in filled))
     return msgspec.structs.replace(group, episodes=episodes), repaired

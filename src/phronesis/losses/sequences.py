@@ -76,8 +76,10 @@ class Units(NamedTuple):
 def units(inputs: LossInputs, part_N: Tensor) -> Units:
     """Counts the units that a sequence falls into by `part_N` (int64), e.g. its turns.
 
-    Sequence [0, 0, 0, 1], parts [0, 0, 2, 0]: tokens [2, 2, 1, 1], units [2, 1].
+    Sequence [0, 0, 0, 1], parts [0, 0, 2, 0]: tokens [2, 2, 1, 1], units [2, 1]. Negative parts belong to nobody's turn; such
+    tokens must be masked, and count nowhere.
     """
+    part_N = part_N.clamp_min(0)
     kept_N = torch.ones_like(part_N, dtype=torch.bool) if inputs.mask_N is None else inputs.mask_N
     sequence_U, unit_N = distinct(inputs.sequence_N, part_N)
     tokens_U = torch.zeros_like(sequence_U).index_add(0, unit_N, kept_N.to(torch.int64))

@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 from msgspec import Struct
 
-from phronesis.credit.selection import repair
+from phronesis.credit.selection import FAULTS, repair
 from phronesis.errors import ConfigError, TrainingError
 from phronesis.records import Batch, Credit, Episode, EpisodeGroup, Segment, Turn
 from phronesis.train.forest import Anchor, Forest
@@ -114,9 +114,7 @@ def _members(
             )
         whole, full = repair(group, credit) if config.repair else (group, credit)
         if whole is not group:  # those that were replaced are counted all the same
-            dropped.update(
-                reason or "left_out" for reason, row in zip(credit.reasons, credit.values, strict=True) if row is None
-            )
+            dropped.update(reason for reason in credit.reasons if reason in FAULTS)
         for episode, values, reason in zip(whole.episodes, full.values, full.reasons, strict=True):
             if values is None:
                 dropped[reason or "left_out"] += 1

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from phronesis.credit.rule import CreditRule, NeedsValues, Settles
+from phronesis.credit.rule import CreditRule, NeedsValues, Settles, members
 from phronesis.credit.valued import needs_critic
-from phronesis.errors import ConfigError
+from phronesis.errors import AllFaulted, ConfigError
 from phronesis.records import Credit, EpisodeGroup
 from phronesis.rollout.rerun import Reruns
 from phronesis.train.critic import Critic, CriticConfig, CriticMetrics, withheld
+
+log = logging.getLogger(__name__)
 
 
 class Credited(NamedTuple):
@@ -47,10 +50,20 @@ async def assign(rule: CreditRule, groups: Sequence[EpisodeGroup], reruns: Rerun
 
 
 async def _settled(rule: CreditRule, groups: Sequence[EpisodeGroup], reruns: Reruns) -> list[Credit]:
-    credits = list(await asyncio.gather(*(rule.assign(group, reruns) for group in groups)))
+    credits = list(await asyncio.gather(*(_assigned(rule, group, reruns) for group in groups)))
     if isinstance(rule, Settles):  # statistics over the whole step
         return rule.settle(groups, credits)
     return credits
+
+
+async def _assigned(rule: CreditRule, group: EpisodeGroup, reruns: Reruns) -> Credit:
+    """One group's credit; none, with the reason ``rerun_fault``, where no continuation of a turn came to an end."""
+    try:
+        return await rule.assign(group, reruns)
+    except AllFaulted as error:
+        log.warning("group %r is left out: %s", group.id, error)
+        reasons = tuple(reason or "rerun_fault" for reason in members(group, compared=False).reasons)
+        return Credit(group=group.id, values=(None,) * len(reasons), reasons=reasons)
 
 
 def check_critic(rule: CreditRule, critic: CriticConfig | Critic | None) -> None:

@@ -150,7 +150,8 @@ class Learner:
                             self._loss,
                             olds=olds[i],
                             refs=None if refs is None else refs[i],
-                            check=epoch == 0,
+                            check=not results
+                            or (epoch == 0 and config.old == "learner"),  # else updates would count as mismatch
                             keep=config.old == "learner",
                         )
                     )

@@ -106,6 +106,20 @@ RULES: tuple[Rule, ...] = (
         ratios.sequence_product,
     ),
     Rule(
+        "kl-reward-lost",
+        "refuse",
+        "a divergence in the reward under an objective that reads no reward, or reads a teacher out of it",
+        "Set learner.loss.kl.type=loss, or choose a policy-gradient objective.",
+        ratios.kl_reward_lost,
+    ),
+    Rule(
+        "credit-unplayed",
+        "warn",
+        "a credit rule for episodes that nothing in this trainer plays (forced routes, branches, several attempts per plan)",
+        "Play such episodes with an agent of your own, or choose another rule; otherwise it is no more than its baseline.",
+        credit.unplayed,
+    ),
+    Rule(
         "kl-k3",
         "warn",
         "k3 as a term of the loss (k1 cannot be chosen there at all: its gradient is 0 in expectation)",

@@ -86,32 +86,57 @@ def split(batch: Batch, max_tokens: int) -> list[Batch]:
 def minibatches(batch: Batch, count: int, seed: int) -> list[Batch]:
     """Up to `count` batches of about equal size, each with denominators of its own, in an order drawn from `seed`.
 
-    Groups stay together where there are enough of them. Episodes left out of the batch count in proportion.
+    An episode is never cut, however many prompts it answered. Groups stay together where there are enough of them and their
+    episodes share no later prompt. Episodes left out of the batch count in proportion.
     """
     if count <= 1 or not batch.segments:
         return [batch]
     tree = _Tree(batch)
-    units = list(tree.roots)
+    tops = list(tree.roots)
     while True:
-        open_units = [u for u in units if any(batch.segments[c].episode < 0 for c in tree.children[u])]
-        if not open_units and len(units) < count:
-            open_units = sorted((u for u in units if tree.children[u]), key=lambda u: -tree.below[u])[:1]
-        if not open_units:
+        open_tops = [u for u in tops if any(batch.segments[c].episode < 0 for c in tree.children[u])]
+        if not open_tops and len(_whole(tree, tops)) < count:
+            open_tops = sorted((u for u in tops if tree.children[u]), key=lambda u: -tree.below[u])[:1]
+        if not open_tops:
             break
-        top = open_units[0]
-        at = units.index(top)
-        units[at : at + 1] = tree.children[top]
+        at = tops.index(open_tops[0])
+        tops[at : at + 1] = tree.children[open_tops[0]]
+    units = _whole(tree, tops)
     rng(seed, "minibatches").shuffle(units)
     bins: list[list[int]] = [[] for _ in range(min(count, len(units)))]
     sizes = [0] * len(bins)
-    for top in sorted(units, key=lambda u: -tree.below[u]):
+    for unit in sorted(units, key=lambda u: -_below(tree, u)):
         least = sizes.index(min(sizes))
-        bins[least].append(top)
-        sizes[least] += tree.below[top]
+        bins[least] += unit
+        sizes[least] += _below(tree, unit)
     order = list(range(len(bins)))
     rng(seed, "minibatch order").shuffle(order)
     trained: set[int] = set()
     return [_own_totals(batch, _part(batch, tree, sorted(bins[i]), trained)) for i in order]
+
+
+def _whole(tree: _Tree, tops: Sequence[int]) -> list[list[int]]:
+    """Tops that hold parts of one episode, together; in order of their first."""
+    owner: dict[int, int] = {}  # episode -> unit
+    units: list[list[int]] = []
+    for top in tops:
+        episodes = {tree.segments[i].episode for i in tree.subtree(top)} - {-1}
+        met = sorted({owner[e] for e in episodes if e in owner})
+        here = met[0] if met else len(units)
+        if not met:
+            units.append([])
+        units[here].append(top)
+        for other in met[1:]:
+            units[here] += units[other]
+            units[other] = []
+            owner = {e: here if u == other else u for e, u in owner.items()}
+        owner |= dict.fromkeys(episodes, here)
+    return [unit for unit in units if unit]
+
+
+def _below(tree: _Tree, unit: Sequence[int]) -> int:
+    """Tokens of a unit, its ancestors' not counted."""
+    return sum(tree.below[top] for top in unit)
 
 
 def _units(tree: _Tree, max_tokens: int) -> list[int]:

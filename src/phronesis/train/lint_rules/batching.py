@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from phronesis.credit import OPDCredit
 from phronesis.losses import (
     ConstantNorm,
     DPPOLoss,
@@ -89,9 +88,16 @@ def observations_unheard(run: RunConfig) -> str | None:
     return None
 
 
+SEES_MORE = frozenset(
+    ("opd", "gdpo", "vineppo", "counterfactual", "spo_chain", "vsrm", "spae", "remax", "igpo", "potential", "verified")
+)
+"""Credit rules, by tag, under which episodes of equal reward may have different credit."""
+
+
 def dynamic_blind(run: RunConfig) -> str | None:
     """Equal rewards are no lack of signal there."""
-    if run.dynamic is not None and (isinstance(run.credit, OPDCredit) or run.critic is not None):
-        what = "a teacher" if isinstance(run.credit, OPDCredit) else "a critic"
-        return f"dynamic sampling replaces groups of equal rewards, but under {what} they carry a signal all the same"
-    return None
+    name = tag_of(run.credit)
+    if run.dynamic is None or not (name in SEES_MORE or run.critic is not None):
+        return None
+    what = f"credit {name!r}" if name in SEES_MORE else "a critic"
+    return f"dynamic sampling replaces groups of equal rewards, but under {what} they carry a signal all the same"

@@ -71,3 +71,15 @@ def learns_from_failures(run: RunConfig) -> str | None:
             "likelier just as successes do"
         )
     return None
+
+
+UNPLAYED = {"earl": "forced routes", "arpo": "branches where the entropy rose", "plan": "several attempts that share a plan"}
+"""Credit rules, by tag, and the episodes they are made for."""
+
+
+def unplayed(run: RunConfig) -> str | None:
+    """The rule has nothing to compare."""
+    name = tag_of(run.credit)
+    if name not in UNPLAYED:
+        return None
+    return f"credit {name!r} is made for {UNPLAYED[name]}, which the trainer's own agent does not play"

@@ -2,11 +2,30 @@
 
 from __future__ import annotations
 
-from phronesis.losses import DecoupledPPOLoss, KLInLoss, ReinforceLoss, SAPOLoss, SequenceMIS, SequenceTIS, VESPOLoss
+from phronesis.losses import (
+    CrossStageLoss,
+    DecoupledPPOLoss,
+    DFTLoss,
+    GeometricReject,
+    K2Reject,
+    K3Reject,
+    KLInLoss,
+    KLInReward,
+    OPDMaskedLoss,
+    ReinforceLoss,
+    SAPOLoss,
+    SDARLoss,
+    SequenceMIS,
+    SequenceTIS,
+    SupervisedLoss,
+    VESPOLoss,
+    Veto,
+)
 from phronesis.train.config import RunConfig
 from phronesis.train.lint_rules.kinds import (
     AGAINST_OLD,
     AGAINST_SAMPLER,
+    WEIGHTS,
     episode_tokens,
     numerator,
     tag_of,
@@ -45,7 +64,8 @@ def anchor_drifts(run: RunConfig) -> str | None:
     learner = run.learner
     if not isinstance(learner.loss.objective, AGAINST_OLD) or isinstance(learner.loss.objective, DecoupledPPOLoss):
         return None
-    if learner.old != "learner" or learner.loss.corrections:
+    answered = any(isinstance(c, (*WEIGHTS, GeometricReject, Veto, K2Reject, K3Reject)) for c in learner.loss.corrections)
+    if learner.old != "learner" or answered:
         return None
     if learner.precision != "fp32":
         why = f"learner.precision {learner.precision!r} differs from the sampler's"
@@ -58,7 +78,9 @@ def anchor_drifts(run: RunConfig) -> str | None:
 
 def double_weight(run: RunConfig) -> str | None:
     """The same quotient twice."""
-    objective = run.learner.loss.objective
+    objective, found = run.learner.loss.objective, [tag_of(c) for c in weights(run)]
+    if len(found) > 1:
+        return f"corrections {' and '.join(found)} each multiply by an importance weight, so it counts {len(found)} times"
     for correction in weights(run):
         of, name = numerator(correction), tag_of(correction)
         if isinstance(objective, AGAINST_SAMPLER):
@@ -96,6 +118,19 @@ def sequence_product(run: RunConfig) -> str | None:
             f"{', '.join(found)} multiplies ratios over whole episodes, which may have {tokens} tokens: 2 % a token would make "
             f"{1.02 ** min(tokens, 1000):.3g} of it"
         )
+    return None
+
+
+def kl_reward_lost(run: RunConfig) -> str | None:
+    """A penalty in the reward reaches the objective through the credit, or not at all."""
+    loss = run.learner.loss
+    if not isinstance(loss.kl, KLInReward):
+        return None
+    name = tag_of(loss.objective)
+    if isinstance(loss.objective, SupervisedLoss | DFTLoss):
+        return f"a divergence in the reward changes credit, and objective {name!r} reads no credit, so it has no effect"
+    if isinstance(loss.objective, SDARLoss | OPDMaskedLoss | CrossStageLoss):
+        return f"a divergence in the reward changes credit, from which objective {name!r} reads the teacher"
     return None
 
 
