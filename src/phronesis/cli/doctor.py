@@ -10,6 +10,7 @@ import typer
 
 from phronesis.chat.doctor import diagnose, render_report
 from phronesis.cli import machine
+from phronesis.cli.arguments import AlgorithmName, Changes, Source
 from phronesis.cli.output import AsJson, examples, new_app, say, say_json
 from phronesis.cli.train import resolve
 from phronesis.train import lint
@@ -87,15 +88,9 @@ def template(
     ),
 )
 def config(
-    source: Annotated[
-        str, typer.Argument(metavar="RECIPE|FILE.toml|RUN", help="A recipe's name, a config file, or a run folder.")
-    ],
-    changes: Annotated[
-        list[str] | None, typer.Argument(metavar="PATH=VALUE|FILE.toml", help="Settings to change; later ones win.")
-    ] = None,
-    algorithm: Annotated[
-        str | None, typer.Option(metavar="NAME", help="Shorthand for algorithm=NAME; `phronesis algorithms` lists them.")
-    ] = None,
+    source: Source,
+    changes: Changes = None,
+    algorithm: AlgorithmName = None,
     as_json: AsJson = False,
 ) -> None:
     """Say which settings of a run cannot be right, or are seldom meant, why, and what to change. Takes what `train` takes.

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from phronesis.cli.arguments import AlgorithmName, Changes, Source
 from phronesis.cli.output import AsJson, complain, examples, new_app, say, say_json
 from phronesis.cli.player import stored
 from phronesis.cli.report import write
@@ -33,15 +34,9 @@ app = new_app()
     )
 )
 def train(
-    source: Annotated[
-        str, typer.Argument(metavar="RECIPE|FILE.toml|RUN", help="A recipe's name, a config file, or a run folder.")
-    ],
-    changes: Annotated[
-        list[str] | None, typer.Argument(metavar="PATH=VALUE|FILE.toml", help="Settings to change; later ones win.")
-    ] = None,
-    algorithm: Annotated[
-        str | None, typer.Option(metavar="NAME", help="Shorthand for algorithm=NAME; `phronesis algorithms` lists them.")
-    ] = None,
+    source: Source,
+    changes: Changes = None,
+    algorithm: AlgorithmName = None,
     seed: Annotated[int | None, typer.Option(help="Shorthand for seed=N.")] = None,
     out: Annotated[Path | None, typer.Option(help="Run folder.  [default: runs/NAME-seedN]")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue an interrupted run, bit for bit.")] = False,
