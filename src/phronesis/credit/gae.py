@@ -10,13 +10,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from msgspec import Struct
-
-from phronesis.credit.rule import CreditRule, Rerun, TokenValues, Values
+from phronesis.credit.rule import CreditRule, TokenValues, Values
 from phronesis.credit.turns import check_gamma
-from phronesis.credit.valued import Ahead, Bound, add, check_lam, needs_critic, over_turns
+from phronesis.credit.valued import Ahead, Bound, OverValues, add, check_lam, over_turns
 from phronesis.errors import ConfigError
-from phronesis.records import Credit, Episode, EpisodeGroup
+from phronesis.records import Episode
 
 END = Ahead(0.0, 0.0)
 """Nothing follows."""
@@ -91,7 +89,7 @@ def token_gae(episode: Episode, values: TokenValues, *, gamma: float, lam: float
     return over_turns(episode, values, turn)
 
 
-class GAECredit(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="gae"):
+class GAECredit(OverValues, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="gae"):
     """Every sampled token gets its own advantage over the critic's value (PPO).   See `gae`, `gae_skip`.
 
     Needs a critic (`critic` of the run). With ``gamma`` below 1 every token of an action discounts (formula [ntpo]), which
@@ -112,14 +110,6 @@ class GAECredit(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, t
         check_gamma(self.gamma)
         check_lam(self.lam, self.critic_lam)
 
-    async def assign(self, group: EpisodeGroup, rerun: Rerun | None = None) -> Credit:
-        """Refuses: there are no values yet.
-
-        Raises:
-            ConfigError: always; the run has no critic.
-        """
-        raise needs_critic("gae")
-
     def with_values(self, values: Values) -> CreditRule:
         """The rule over one step's values."""
         return Bound(self, values, self.whiten)
@@ -133,7 +123,7 @@ class GAECredit(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, t
         return add(episode, token_gae(episode, values, gamma=self.gamma, lam=self.critic_lam), values)
 
 
-class SAOCredit(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="sao"):
+class SAOCredit(OverValues, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="sao"):
     """SAO: one rollout a prompt, a critic instead of siblings, and a lambda that grows with the episode.
 
     The policy's lambda is `lambda_len` of the episode's sampled tokens, the critic's 1.   Source: arXiv 2607.07508.
@@ -149,14 +139,6 @@ class SAOCredit(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, t
         check_gamma(self.gamma)
         if not self.alpha >= 1:
             raise ConfigError(f"sao alpha {self.alpha!r} must be at least 1")
-
-    async def assign(self, group: EpisodeGroup, rerun: Rerun | None = None) -> Credit:
-        """Refuses: there are no values yet.
-
-        Raises:
-            ConfigError: always; the run has no critic.
-        """
-        raise needs_critic("sao")
 
     def with_values(self, values: Values) -> CreditRule:
         """The rule over one step's values."""

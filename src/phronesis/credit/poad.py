@@ -10,13 +10,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from msgspec import Struct
-
 from phronesis.credit.gae import END, gae
-from phronesis.credit.rule import CreditRule, Rerun, TokenValues, Values
+from phronesis.credit.rule import CreditRule, TokenValues, Values
 from phronesis.credit.turns import check_gamma
-from phronesis.credit.valued import Ahead, Bound, add, check_lam, needs_critic, over_turns
-from phronesis.records import Credit, Episode, EpisodeGroup
+from phronesis.credit.valued import Ahead, Bound, OverValues, add, check_lam, over_turns
+from phronesis.records import Episode
 
 
 def poad(
@@ -77,7 +75,7 @@ def ntpo(
     return [[next(found) for _ in row] for row in values]
 
 
-class POADCredit(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="poad"):
+class POADCredit(OverValues, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="poad"):
     """Every sampled token gets its own advantage; only turns discount.   See `poad`. Needs a critic.
 
     The naive form, where every token discounts, is `GAECredit`.
@@ -95,14 +93,6 @@ class POADCredit(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, 
     def __post_init__(self) -> None:
         check_gamma(self.gamma)
         check_lam(self.lam, self.critic_lam)
-
-    async def assign(self, group: EpisodeGroup, rerun: Rerun | None = None) -> Credit:
-        """Refuses: there are no values yet.
-
-        Raises:
-            ConfigError: always; the run has no critic.
-        """
-        raise needs_critic("poad")
 
     def with_values(self, values: Values) -> CreditRule:
         """The rule over one step's values."""

@@ -7,13 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from msgspec import Struct
-
 from phronesis.credit.gae import END, Estimate, gae
-from phronesis.credit.rule import CreditRule, Rerun, TokenValues, Values
+from phronesis.credit.rule import CreditRule, TokenValues, Values
 from phronesis.credit.turns import check_gamma
-from phronesis.credit.valued import Ahead, Bound, check_lam, needs_critic, over_turns
-from phronesis.records import Credit, Episode, EpisodeGroup
+from phronesis.credit.valued import Ahead, Bound, OverValues, check_lam, over_turns
+from phronesis.records import Episode
 
 
 def turn_gae(
@@ -38,7 +36,7 @@ def turn_gae(
     return gae([row[0] for row in values], rewards, gamma=gamma, lam=lam, ahead=ahead)
 
 
-class TurnGAECredit(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="turn_gae"):
+class TurnGAECredit(OverValues, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="turn_gae"):
     """Every sampled token of a turn gets the turn's advantage over the critic's value at its first token. Needs a critic."""
 
     gamma: float = 1.0
@@ -53,14 +51,6 @@ class TurnGAECredit(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     def __post_init__(self) -> None:
         check_gamma(self.gamma)
         check_lam(self.lam, self.critic_lam)
-
-    async def assign(self, group: EpisodeGroup, rerun: Rerun | None = None) -> Credit:
-        """Refuses: there are no values yet.
-
-        Raises:
-            ConfigError: always; the run has no critic.
-        """
-        raise needs_critic("turn_gae")
 
     def with_values(self, values: Values) -> CreditRule:
         """The rule over one step's values."""

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
+from msgspec import Struct
 from msgspec.structs import replace
 
 from phronesis.credit.rule import Rerun, TokenValues, Values, members
@@ -105,6 +106,18 @@ class Bound:
             return list(credits)
         whitened = settled(groups, credits, WHITEN_EPS)
         return [replace(new, reasons=old.reasons) for new, old in zip(whitened, credits, strict=True)]
+
+
+class OverValues(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A rule over values before a critic's values are bound to it: it refuses, so that nothing trains without its critic."""
+
+    async def assign(self, group: EpisodeGroup, rerun: Rerun | None = None) -> Credit:
+        """Refuses: there are no values yet.
+
+        Raises:
+            ConfigError: always; the run has no critic.
+        """
+        raise needs_critic(str(self.__struct_config__.tag))
 
 
 def needs_critic(rule: str) -> ConfigError:
