@@ -12,9 +12,12 @@ PhronesisError
 ├── EpisodeFault             something broke inside one episode; recorded as `Episode.failure`, never raised by play
 │   ├── EnvFault             the environment, tool or rubric raised, hung or broke its contract
 │   └── PolicyFault          the engine failed to answer
+│       └── EndpointFault    an HTTP endpoint failed to answer, all its retries included
+├── WireError                JSON of a chat endpoint that is not what its format says; names the field
 ├── AllFaulted               every episode of a phase was a fault: nothing to learn from, nothing to count
 └── TrainingError            the trainer stops rather than learn from wrong numbers
-    └── MismatchError        recomputed log-probabilities disagree with the recorded ones
+    ├── MismatchError        recomputed log-probabilities disagree with the recorded ones
+    └── Untrainable          a turn without ids, of a policy that only takes messages
 """
 
 from __future__ import annotations
@@ -93,6 +96,45 @@ class PolicyFault(EpisodeFault):
     """The engine failed to answer a request."""
 
 
+class EndpointFault(PolicyFault):
+    """An HTTP endpoint failed to answer. The message names address, status, what the server said and what to do."""
+
+    def __init__(self, message: str, *, url: str = "", status: int | None = None, reason: str = "", attempts: int = 1):
+        """What went wrong.
+
+        Args:
+            message: for people.
+            url: address without user, password and query.
+            status: HTTP status; None when there was no answer.
+            reason: short name for counting, e.g. ``429``, ``ConnectError`` or ``malformed``.
+            attempts: requests sent.
+        """
+        super().__init__(message)
+        self.url, self.status, self.reason, self.attempts = url, status, reason, attempts
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return _endpoint_fault, (str(self), self.url, self.status, self.reason, self.attempts)
+
+
+def _endpoint_fault(message: str, url: str, status: int | None, reason: str, attempts: int) -> EndpointFault:
+    return EndpointFault(message, url=url, status=status, reason=reason, attempts=attempts)
+
+
+class WireError(PhronesisError):
+    """JSON of a chat endpoint, request or reply, that is not what its format says.
+
+    >>> WireError("messages[2].role", "expected a role, got 7").field
+    'messages[2].role'
+    """
+
+    def __init__(self, field: str, problem: str):
+        super().__init__(f"{field}: {problem}" if field else problem)
+        self.field, self.problem = field, problem
+
+    def __reduce__(self) -> tuple[type[WireError], tuple[str, str]]:
+        return type(self), (self.field, self.problem)
+
+
 class AllFaulted(PhronesisError):
     """Every episode that was played ended in a fault, in training or in evaluation; names the first cause."""
 
@@ -103,6 +145,10 @@ class TrainingError(PhronesisError):
 
 class MismatchError(TrainingError):
     """The learner's recomputed log-probabilities disagree with the behaviour log-probabilities."""
+
+
+class Untrainable(TrainingError):
+    """A turn of a policy that takes and gives messages only: it has no ids, so nothing can be learned from it."""
 
 
 def one_line(error: BaseException, most: int = 240) -> str:

@@ -27,5 +27,5 @@ def describe(where: str, error: BaseException) -> Failure:
     """An exception as a record: type, text (first 2,000 characters), last six frames."""
     frames = traceback.format_list(traceback.extract_tb(error.__traceback__)[-6:])
     kind = type(error).__name__
-    text = str(error) if not isinstance(error, PolicyFault) else str(error.__cause__ or error)
+    text = str(error.__cause__ or error) if type(error) is PolicyFault else str(error)
     return Failure(where=where, kind=kind, message=text[:2000], traceback="".join(frames) or None)
