@@ -23,15 +23,15 @@ from typing import NamedTuple
 import torch
 from msgspec.structs import replace
 
-from phronesis.credit.advantages import LeaveOneOut
-from phronesis.credit.gae import GAECredit
-from phronesis.credit.gigpo import GiGPOCredit
-from phronesis.credit.montecarlo import VinePPOCredit
-from phronesis.credit.rewardflow import RewardFlowCredit
+from phronesis.credit.baselines.group import LeaveOneOut
+from phronesis.credit.baselines.trajectory import TrajectoryCredit, episode_advantages
+from phronesis.credit.critics.gae import GAECredit
+from phronesis.credit.critics.turn_gae import TurnGAECredit
+from phronesis.credit.replays.montecarlo import VinePPOCredit
 from phronesis.credit.rule import CreditRule, NeedsValues, Rerun, TokenValues, Values, members, spread, value_of
-from phronesis.credit.trajectory import TrajectoryCredit, episode_advantages
-from phronesis.credit.turn_gae import TurnGAECredit
-from phronesis.credit.turns import TurnReturnCredit
+from phronesis.credit.turnwise.gigpo import GiGPOCredit
+from phronesis.credit.turnwise.rewardflow import RewardFlowCredit
+from phronesis.credit.turnwise.turns import TurnReturnCredit
 from phronesis.envs.bifurcation import RIGHT, bifurcation, exact_advantages
 from phronesis.envs.demonstrations import with_demonstrations
 from phronesis.losses import LossConfig, PPOClipLoss

@@ -25,8 +25,8 @@ from phronesis.credit import (
     remax,
     whiten,
 )
-from phronesis.credit.batchwide import gdpo_tokens
-from phronesis.credit.returns import reward_to_go
+from phronesis.credit.baselines.batchwide import gdpo_tokens
+from phronesis.credit.baselines.returns import reward_to_go
 from phronesis.losses import (
     Aggregation,
     AnyCorrection,

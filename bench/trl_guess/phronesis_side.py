@@ -21,10 +21,10 @@ import torch
 
 from bench.trl_guess.game import CALLS, GROUP, QUESTION, secrets
 from phronesis.chat.detect import format_for
-from phronesis.credit.advantages import GroupMean
+from phronesis.credit.baselines.group import GroupMean
+from phronesis.credit.baselines.trajectory import TrajectoryCredit
 from phronesis.credit.build import CreditConfig
-from phronesis.credit.trajectory import TrajectoryCredit
-from phronesis.credit.turns import Pool, TurnReturnCredit
+from phronesis.credit.turnwise.turns import Pool, TurnReturnCredit
 from phronesis.data.sources import SpecTasks
 from phronesis.engine.embedded import EmbeddedEngine
 from phronesis.env import EnvSpec

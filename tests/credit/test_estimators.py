@@ -7,18 +7,28 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from phronesis.credit.advantages import BestOnly, GroupMean, GroupStandard, MaxRL, best_only, dr_grpo, leave_one_out, max_rl
-from phronesis.credit.batchwide import by_group, deviation, gdpo, gdpo_tokens, gpg, lite_ppo, z_scores
-from phronesis.credit.cells import by_cell, hierarchical
+from phronesis.credit.baselines.batchwide import by_group, deviation, gdpo, gdpo_tokens, gpg, lite_ppo, z_scores
+from phronesis.credit.baselines.cells import by_cell, hierarchical
+from phronesis.credit.baselines.group import (
+    BestOnly,
+    GroupMean,
+    GroupStandard,
+    MaxRL,
+    best_only,
+    dr_grpo,
+    leave_one_out,
+    max_rl,
+)
+from phronesis.credit.baselines.lengths import Lengths, opo, penalised
+from phronesis.credit.baselines.optimal import energies, optimal_token, otb
+from phronesis.credit.baselines.remax import remax
+from phronesis.credit.baselines.returns import reward_to_go
+from phronesis.credit.baselines.role_baselines import rae
+from phronesis.credit.baselines.whitening import reinforce_pp, whiten
 from phronesis.credit.enumeration import ESTIMATORS, estimator, expected_gradient
-from phronesis.credit.lengths import Lengths, opo, penalised
-from phronesis.credit.optimal import energies, optimal_token, otb
-from phronesis.credit.remax import remax
-from phronesis.credit.returns import reward_to_go
-from phronesis.credit.role_baselines import rae
-from phronesis.credit.selection import is_fresh, keep_probability, repair_group
-from phronesis.credit.whitening import reinforce_pp, whiten
+from phronesis.data.curriculum import keep_probability
 from phronesis.errors import ConfigError, GroupTooSmall, UnknownName
+from phronesis.train.selection import is_fresh, repair_group
 
 NAN, INF = math.nan, math.inf
 rewards = st.lists(st.floats(-5, 5), min_size=2, max_size=8)

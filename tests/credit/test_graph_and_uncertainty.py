@@ -9,10 +9,18 @@ from credit_groups import episode, group, returns
 from hypothesis import given
 from hypothesis import strategies as st
 
-from phronesis.credit.advantages import GroupMean, NoBaseline
-from phronesis.credit.rewardflow import RewardFlowCredit, graph_values, step_rewards
+from phronesis.credit.baselines.group import GroupMean, NoBaseline
+from phronesis.credit.judged.uncertainty import (
+    CriticalCredit,
+    EMPGCredit,
+    SELAURCredit,
+    critical,
+    empg,
+    turn_entropy,
+    uncertainty,
+)
 from phronesis.credit.rule import Settles
-from phronesis.credit.uncertainty import CriticalCredit, EMPGCredit, SELAURCredit, critical, empg, turn_entropy, uncertainty
+from phronesis.credit.turnwise.rewardflow import RewardFlowCredit, graph_values, step_rewards
 from phronesis.errors import ConfigError, TrainingError
 from phronesis.records import Reply
 

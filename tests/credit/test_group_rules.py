@@ -6,18 +6,18 @@ import math
 import pytest
 from credit_groups import episode, group, returns
 
-from phronesis.credit.advantages import MaxRL
-from phronesis.credit.lengths import LengthPenaltyCredit, OPOCredit
-from phronesis.credit.optimal import OptimalTokenCredit
-from phronesis.credit.remax import FAULTED, ReMaxCredit
-from phronesis.credit.returns import token_returns
-from phronesis.credit.role_baselines import RoleBaselineCredit
+from phronesis.credit.baselines.group import MaxRL
+from phronesis.credit.baselines.lengths import LengthPenaltyCredit, OPOCredit
+from phronesis.credit.baselines.optimal import OptimalTokenCredit
+from phronesis.credit.baselines.remax import FAULTED, ReMaxCredit
+from phronesis.credit.baselines.returns import token_returns
+from phronesis.credit.baselines.role_baselines import RoleBaselineCredit
+from phronesis.credit.baselines.trajectory import TrajectoryCredit
 from phronesis.credit.rule import CreditRule, members
-from phronesis.credit.selection import BROKEN, repair
-from phronesis.credit.trajectory import TrajectoryCredit
-from phronesis.credit.turns import TurnReturnCredit
+from phronesis.credit.turnwise.turns import TurnReturnCredit
 from phronesis.errors import AllFaulted, ConfigError
 from phronesis.records import Stop
+from phronesis.train.selection import BROKEN, repair
 
 
 def assign(rule, played, rerun=None):

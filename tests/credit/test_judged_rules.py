@@ -10,11 +10,18 @@ from credit_groups import episode, group, turn
 from hypothesis import given
 from hypothesis import strategies as st
 
-from phronesis.credit.advantages import GroupMean, NoBaseline
-from phronesis.credit.hindsight import HCACredit, HindsightCredit, SelfDistilledCredit, hca, hindsight_ratios, self_distilled
-from phronesis.credit.igpo import IGPOCredit, answer_probability, igpo
-from phronesis.credit.potential import PotentialCredit, discounted_sum, shaping
-from phronesis.credit.shapley import ShapleyCredit, orders, prefixes, sampled_shapley, shapley, subsets
+from phronesis.credit.baselines.group import GroupMean, NoBaseline
+from phronesis.credit.judged.hindsight import (
+    HCACredit,
+    HindsightCredit,
+    SelfDistilledCredit,
+    hca,
+    hindsight_ratios,
+    self_distilled,
+)
+from phronesis.credit.judged.igpo import IGPOCredit, answer_probability, igpo
+from phronesis.credit.judged.shapley import ShapleyCredit, orders, prefixes, sampled_shapley, shapley, subsets
+from phronesis.credit.turnwise.potential import PotentialCredit, discounted_sum, shaping
 from phronesis.errors import ConfigError, TrainingError
 from phronesis.records import Reply
 

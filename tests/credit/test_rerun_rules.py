@@ -10,9 +10,9 @@ from credit_groups import episode, group, turn
 from hypothesis import given
 from hypothesis import strategies as st
 
-from phronesis.credit.counterfactual import CounterfactualCredit, loo_counterfactual
-from phronesis.credit.montecarlo import SPOChainCredit, VinePPOCredit, cut_points, spo_chain, vineppo
-from phronesis.credit.stepwise import MARKERS, SPAECredit, VSRMCredit, spae, thought_cuts, vsrm
+from phronesis.credit.replays.counterfactual import CounterfactualCredit, loo_counterfactual
+from phronesis.credit.replays.montecarlo import SPOChainCredit, VinePPOCredit, cut_points, spo_chain, vineppo
+from phronesis.credit.replays.stepwise import MARKERS, SPAECredit, VSRMCredit, spae, thought_cuts, vsrm
 from phronesis.errors import ConfigError
 from phronesis.records import Stop
 

@@ -17,7 +17,7 @@ from phronesis.credit import (
     build,
     discounted_returns,
 )
-from phronesis.credit.turns import depths, predecessors, states
+from phronesis.credit.turnwise.turns import depths, predecessors, states
 from phronesis.errors import ConfigError, GroupTooSmall, TrainingError
 from phronesis.records import Component, Episode, EpisodeGroup, Failure, Finish, Reply, Reward, Stop, Task, Turn
 

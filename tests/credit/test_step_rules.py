@@ -5,10 +5,10 @@ import asyncio
 import pytest
 from credit_groups import episode, group, returns
 
-from phronesis.credit.batchwide import GDPOCredit, GPGCredit, LitePPOCredit
-from phronesis.credit.cells import CellCredit, HierarchicalCredit
+from phronesis.credit.baselines.batchwide import GDPOCredit, GPGCredit, LitePPOCredit
+from phronesis.credit.baselines.cells import CellCredit, HierarchicalCredit
+from phronesis.credit.baselines.whitening import ReinforcePPBaselineCredit, ReinforcePPCredit
 from phronesis.credit.rule import CreditRule, Settles, sampled_values
-from phronesis.credit.whitening import ReinforcePPBaselineCredit, ReinforcePPCredit
 from phronesis.errors import ConfigError
 from phronesis.records import Stop
 

@@ -10,12 +10,12 @@ from credit_groups import episode, group
 from hypothesis import given
 from hypothesis import strategies as st
 
-from phronesis.credit.advantages import GroupMean
-from phronesis.credit.arpo import ARPOCredit, branching, normalised_entropy, shared_prefix
-from phronesis.credit.earl import EARLCredit, ToolGains, earl_advantages, forced_routes, insertion_weights
-from phronesis.credit.search import best, puct, search_value, step_pairs
-from phronesis.credit.trajectory import TrajectoryCredit
-from phronesis.credit.tree import TreeCredit, sibling_advantages, tree_value
+from phronesis.credit.baselines.group import GroupMean
+from phronesis.credit.baselines.trajectory import TrajectoryCredit
+from phronesis.credit.replays.earl import EARLCredit, ToolGains, earl_advantages, forced_routes, insertion_weights
+from phronesis.credit.trees.arpo import ARPOCredit, branching, normalised_entropy, shared_prefix
+from phronesis.credit.trees.search import best, puct, search_value, step_pairs
+from phronesis.credit.trees.tree import TreeCredit, sibling_advantages, tree_value
 from phronesis.errors import ConfigError
 from phronesis.records import Component, Reward
 

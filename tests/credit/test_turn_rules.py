@@ -8,20 +8,20 @@ from credit_groups import episode, group
 
 from phronesis.config import load
 from phronesis.credit import build
-from phronesis.credit.advantages import GroupMean, GroupStandard
-from phronesis.credit.aspo import ASPOCredit, aspo, first_call
+from phronesis.credit.baselines.group import GroupMean, GroupStandard
 from phronesis.credit.build import CreditConfig
-from phronesis.credit.counterfactual import CounterfactualCredit
-from phronesis.credit.gigpo import gigpo
-from phronesis.credit.hindsight import HCACredit, HindsightCredit, SelfDistilledCredit
-from phronesis.credit.igpo import IGPOCredit
-from phronesis.credit.montecarlo import SPOChainCredit, VinePPOCredit
-from phronesis.credit.mt_grpo import MTGRPOCredit, first_tool_result, mt_grpo
-from phronesis.credit.plans import PlanCredit, plan_of, two_levels
-from phronesis.credit.potential import PotentialCredit
-from phronesis.credit.shapley import ShapleyCredit
-from phronesis.credit.stepwise import SPAECredit, VSRMCredit
-from phronesis.credit.turns import chain, pooled_advantages, tree_returns
+from phronesis.credit.judged.hindsight import HCACredit, HindsightCredit, SelfDistilledCredit
+from phronesis.credit.judged.igpo import IGPOCredit
+from phronesis.credit.judged.shapley import ShapleyCredit
+from phronesis.credit.replays.counterfactual import CounterfactualCredit
+from phronesis.credit.replays.montecarlo import SPOChainCredit, VinePPOCredit
+from phronesis.credit.replays.stepwise import SPAECredit, VSRMCredit
+from phronesis.credit.turnwise.aspo import ASPOCredit, aspo, first_call
+from phronesis.credit.turnwise.gigpo import gigpo
+from phronesis.credit.turnwise.mt_grpo import MTGRPOCredit, first_tool_result, mt_grpo
+from phronesis.credit.turnwise.plans import PlanCredit, plan_of, two_levels
+from phronesis.credit.turnwise.potential import PotentialCredit
+from phronesis.credit.turnwise.turns import chain, pooled_advantages, tree_returns
 from phronesis.errors import ConfigError
 from phronesis.records import Message, Reply, Span, ToolCall, say
 

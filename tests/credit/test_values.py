@@ -9,11 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from phronesis.credit.archer import archer_advantages, archer_targets
-from phronesis.credit.gae import GAECredit, SAOCredit, gae, gae_skip, lambda_len
-from phronesis.credit.poad import POADCredit, ntpo, poad
+from phronesis.credit.critics.archer import archer_advantages, archer_targets
+from phronesis.credit.critics.gae import GAECredit, SAOCredit, gae, gae_skip, lambda_len
+from phronesis.credit.critics.poad import POADCredit, ntpo, poad
+from phronesis.credit.critics.turn_gae import TurnGAECredit, turn_gae
 from phronesis.credit.rule import CreditRule, NeedsValues
-from phronesis.credit.turn_gae import TurnGAECredit, turn_gae
 from phronesis.errors import ConfigError
 from phronesis.records import Component, Episode, EpisodeGroup, Finish, Reply, Reward, Stop, Task, Turn
 

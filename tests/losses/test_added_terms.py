@@ -26,16 +26,14 @@ from phronesis.losses import (
     adapt_kl,
     aggregate,
     composite,
-    effective_size,
     entropy,
     expected,
     kl_k3,
     kl_k3plus,
     kl_unbiased,
-    lr_factor,
-    variance_baseline,
 )
 from phronesis.losses.sequences import to_go
+from phronesis.train.step_size import effective_size, lr_factor, variance_baseline
 
 
 def test_k3plus_has_the_value_of_k3_and_the_gradient_of_k2():

@@ -24,11 +24,11 @@ from phronesis.losses import (
     TokenTIS,
     TwoSidedLoss,
     approximate_prox,
-    capacity,
     prox_share,
     sapo,
     vespo_weight,
 )
+from phronesis.train.asynchrony import capacity
 
 RATIOS = [0.4, 0.75, 0.9, 1.0, 1.2, 1.5, 4.0, 8.0]
 

@@ -26,8 +26,8 @@ from phronesis.losses import (
     normalised,
     rejected,
 )
+from phronesis.losses.corrections.truncation import sequence_log_weight
 from phronesis.losses.mismatch import perplexity_ratio
-from phronesis.losses.truncation import sequence_log_weight
 
 
 def of_rho(log_rho, **streams):

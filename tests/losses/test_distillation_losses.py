@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 
 from phronesis.errors import ConfigError
 from phronesis.losses import DFTLoss, IcePop, LossConfig, LossInputs, SequenceMeanTokenMean, evaluate, totals_of
-from phronesis.losses.dft import dft_loss
-from phronesis.losses.distillation import CrossStageLoss, OPDMaskedLoss, SDARLoss, opd_masked, sdar, teacher_advantage
-from phronesis.losses.jsd import jensen_shannon, kl_divergence, sdpo, top_and_tail
+from phronesis.losses.distillation.dft import dft_loss
+from phronesis.losses.distillation.distributions import jensen_shannon, kl_divergence, sdpo, top_and_tail
+from phronesis.losses.distillation.sampled import CrossStageLoss, OPDMaskedLoss, SDARLoss, opd_masked, sdar, teacher_advantage
 
 WEIGHTS = st.lists(st.floats(0.01, 1.0), min_size=4, max_size=4)
 

@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 
 from phronesis.errors import ConfigError
 from phronesis.losses import DPOLoss, IPOPreferenceLoss, Pairs, StepAPOLoss, answer_log_ratio, rlag_loss, sequence_log_ratio
-from phronesis.losses.dpo import dpo_loss
-from phronesis.losses.ipo import ipo_loss
-from phronesis.losses.step_apo import step_apo_loss, step_apo_margin
+from phronesis.losses.preference.dpo import dpo_loss
+from phronesis.losses.preference.ipo import ipo_loss
+from phronesis.losses.preference.step_apo import step_apo_loss, step_apo_margin
 
 NUMBERS = st.floats(-20, 20)
 

@@ -20,7 +20,7 @@ from phronesis.losses import (
     second_moment,
     vespo_weight,
 )
-from phronesis.losses.sequence_level import geometric_ratio
+from phronesis.losses.objectives.sequence_level import geometric_ratio
 
 NAN = float("nan")
 

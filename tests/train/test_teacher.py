@@ -10,7 +10,7 @@ import torch
 from sampled_groups import VOCABULARY, full_logp, make_decoder, make_group, play
 
 from phronesis.credit import GroupMean, TrajectoryCredit
-from phronesis.credit.distillation import NeedsTeacher, OPDCredit, opd_advantages
+from phronesis.credit.judged.teacher import NeedsTeacher, OPDCredit, opd_advantages
 from phronesis.credit.rule import CreditRule
 from phronesis.errors import CheckpointError, ConfigError
 from phronesis.models import checkpoint

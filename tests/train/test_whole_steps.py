@@ -26,7 +26,6 @@ from phronesis.losses import (
     TopEntropy,
     TurnMeanTokenMean,
     VESPOLoss,
-    effective_size,
 )
 from phronesis.records import Batch, Segment
 from phronesis.train import checkpoint
@@ -38,6 +37,7 @@ from phronesis.train.packed import pack
 from phronesis.train.pulls import needs_whole
 from phronesis.train.scoring import score
 from phronesis.train.splitting import split
+from phronesis.train.step_size import effective_size
 
 
 @pytest.fixture

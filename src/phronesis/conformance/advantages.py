@@ -7,20 +7,21 @@ from collections.abc import Hashable, Mapping, Sequence
 import torch
 
 from phronesis.conformance.case import Case, Expected, Inputs, Params
-from phronesis.credit.advantages import Baseline, BestOnly, GroupMean, GroupStandard, LeaveOneOut, MaxRL, Singleton
-from phronesis.credit.batchwide import by_group, gdpo, gdpo_tokens, gpg, lite_ppo
-from phronesis.credit.cells import by_cell, hierarchical
+from phronesis.credit.baselines.batchwide import by_group, gdpo, gdpo_tokens, gpg, lite_ppo
+from phronesis.credit.baselines.cells import by_cell, hierarchical
+from phronesis.credit.baselines.group import Baseline, BestOnly, GroupMean, GroupStandard, LeaveOneOut, MaxRL, Singleton
+from phronesis.credit.baselines.lengths import Lengths, opo, penalised
+from phronesis.credit.baselines.optimal import otb
+from phronesis.credit.baselines.remax import remax
+from phronesis.credit.baselines.returns import reward_to_go
+from phronesis.credit.baselines.role_baselines import rae
+from phronesis.credit.baselines.whitening import reinforce_pp, whiten
 from phronesis.credit.enumeration import estimator, expected_gradient
-from phronesis.credit.lengths import Lengths, opo, penalised
-from phronesis.credit.optimal import otb
-from phronesis.credit.remax import remax
-from phronesis.credit.returns import reward_to_go
-from phronesis.credit.role_baselines import rae
-from phronesis.credit.selection import is_fresh, keep_probability, repair_group
-from phronesis.credit.whitening import reinforce_pp, whiten
+from phronesis.data.curriculum import keep_probability
 from phronesis.losses.inputs import log_ratio
 from phronesis.rewards.overlong import overlong
 from phronesis.rewards.self_play import formatted_reward, proposal_reward
+from phronesis.train.selection import is_fresh, repair_group
 
 
 def _singleton(params: Params) -> Singleton:

@@ -48,10 +48,10 @@ from phronesis.losses import (
     rejected,
 )
 from phronesis.losses.aggregation import TokenMean
+from phronesis.losses.corrections.rejection import k2_of, k3_of
+from phronesis.losses.corrections.truncation import sequence_log_weight
 from phronesis.losses.mismatch import perplexity_ratio
-from phronesis.losses.rejection import k2_of, k3_of
 from phronesis.losses.sequences import sequence_mean
-from phronesis.losses.truncation import sequence_log_weight
 
 
 def _of_rho(rows: Sequence[Sequence[float]], inputs: Inputs) -> LossInputs:

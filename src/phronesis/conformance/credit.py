@@ -7,24 +7,24 @@ from math import isnan
 
 from phronesis.conformance.case import Case, Expected, Inputs, Params
 from phronesis.conformance.fields import Json
-from phronesis.credit.advantages import AnyBaseline, GroupMean, GroupStandard
-from phronesis.credit.arpo import branching
-from phronesis.credit.aspo import aspo
-from phronesis.credit.counterfactual import loo_counterfactual
-from phronesis.credit.earl import earl_advantages
-from phronesis.credit.gigpo import gigpo
-from phronesis.credit.hindsight import hca
-from phronesis.credit.igpo import answer_probability, igpo
-from phronesis.credit.montecarlo import spo_chain, vineppo
-from phronesis.credit.mt_grpo import mt_grpo
-from phronesis.credit.potential import discounted_sum, shaping
-from phronesis.credit.rewardflow import graph_values, step_rewards
-from phronesis.credit.search import best, puct
-from phronesis.credit.shapley import shapley
-from phronesis.credit.stepwise import spae, vsrm
-from phronesis.credit.tree import Tree, sibling_advantages, tree_value
-from phronesis.credit.turns import chain, tree_returns
-from phronesis.credit.uncertainty import empg, uncertainty
+from phronesis.credit.baselines.group import AnyBaseline, GroupMean, GroupStandard
+from phronesis.credit.judged.hindsight import hca
+from phronesis.credit.judged.igpo import answer_probability, igpo
+from phronesis.credit.judged.shapley import shapley
+from phronesis.credit.judged.uncertainty import empg, uncertainty
+from phronesis.credit.replays.counterfactual import loo_counterfactual
+from phronesis.credit.replays.earl import earl_advantages
+from phronesis.credit.replays.montecarlo import spo_chain, vineppo
+from phronesis.credit.replays.stepwise import spae, vsrm
+from phronesis.credit.trees.arpo import branching
+from phronesis.credit.trees.search import best, puct
+from phronesis.credit.trees.tree import Tree, sibling_advantages, tree_value
+from phronesis.credit.turnwise.aspo import aspo
+from phronesis.credit.turnwise.gigpo import gigpo
+from phronesis.credit.turnwise.mt_grpo import mt_grpo
+from phronesis.credit.turnwise.potential import discounted_sum, shaping
+from phronesis.credit.turnwise.rewardflow import graph_values, step_rewards
+from phronesis.credit.turnwise.turns import chain, tree_returns
 
 
 def _kept(row: Sequence[float]) -> list[float]:

@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 import torch
 
 from phronesis.conformance.case import Case, Expected, Inputs, Params
-from phronesis.credit.archer import archer_advantages, archer_targets
-from phronesis.credit.gae import gae, gae_skip, lambda_len
-from phronesis.credit.poad import ntpo, poad
+from phronesis.credit.critics.archer import archer_advantages, archer_targets
+from phronesis.credit.critics.gae import gae, gae_skip, lambda_len
+from phronesis.credit.critics.poad import ntpo, poad
 from phronesis.losses.value import value_clip, value_loss
 
 

@@ -11,15 +11,15 @@ from torch import Tensor
 from phronesis.conformance.case import Case, Expected, Inputs, Params
 from phronesis.conformance.fields import Json
 from phronesis.conformance.steps import aggregation, gradient, is_flat, masks_of, per_row, rows_of, step, vector
-from phronesis.credit.distillation import opd_advantages
+from phronesis.credit.judged.teacher import opd_advantages
 from phronesis.losses import DFTLoss, IcePop, LossConfig, LossInputs, SupervisedLoss, TokenTerms, evaluate
-from phronesis.losses.distillation import CrossStageLoss, opd_masked, sdar, teacher_advantage
-from phronesis.losses.dpo import dpo_loss
-from phronesis.losses.ipo import ipo_loss
-from phronesis.losses.jsd import jensen_shannon, sdpo
-from phronesis.losses.preference import answer_log_ratio
-from phronesis.losses.rlag import rlag_loss
-from phronesis.losses.step_apo import step_apo_loss, step_apo_margin
+from phronesis.losses.distillation.distributions import jensen_shannon, sdpo
+from phronesis.losses.distillation.rlag import rlag_loss
+from phronesis.losses.distillation.sampled import CrossStageLoss, opd_masked, sdar, teacher_advantage
+from phronesis.losses.preference.dpo import dpo_loss
+from phronesis.losses.preference.ipo import ipo_loss
+from phronesis.losses.preference.pairs import answer_log_ratio
+from phronesis.losses.preference.step_apo import step_apo_loss, step_apo_margin
 
 
 def _like(fields: Inputs, name: str, rows: Sequence[Sequence[object]]) -> object:

@@ -35,22 +35,20 @@ from phronesis.losses import (
     TwoSidedLoss,
     aggregate,
     approximate_prox,
-    capacity,
     composite,
     covariance,
-    effective_size,
     entropy,
     log_ratio,
-    lr_factor,
     m2_keep,
     prox_share,
     second_moment,
-    variance_baseline,
     vespo_weight,
 )
-from phronesis.losses.covariance import chosen_count, largest
-from phronesis.losses.sequence_level import geometric_ratio
+from phronesis.losses.objectives.covariance import chosen_count, largest
+from phronesis.losses.objectives.sequence_level import geometric_ratio
 from phronesis.losses.sequences import sequence_mean
+from phronesis.train.asynchrony import capacity
+from phronesis.train.step_size import effective_size, lr_factor, variance_baseline
 
 Eps = tuple[float, float]
 

@@ -1,6 +1,8 @@
 """Credit: which tokens earned the reward. One idea a file."""
 
-from phronesis.credit.advantages import (
+from phronesis.credit.baselines.batchwide import GDPOCredit, GPGCredit, LitePPOCredit, by_group, gdpo, gpg, lite_ppo, z_scores
+from phronesis.credit.baselines.cells import CellCredit, HierarchicalCredit, by_cell, hierarchical
+from phronesis.credit.baselines.group import (
     AnyBaseline,
     Baseline,
     BestOnly,
@@ -15,31 +17,29 @@ from phronesis.credit.advantages import (
     leave_one_out,
     max_rl,
 )
-from phronesis.credit.archer import archer_advantages, archer_targets
-from phronesis.credit.arpo import ARPOCredit, branching
-from phronesis.credit.aspo import ASPOCredit
-from phronesis.credit.batchwide import GDPOCredit, GPGCredit, LitePPOCredit, by_group, gdpo, gpg, lite_ppo, z_scores
+from phronesis.credit.baselines.lengths import LengthPenaltyCredit, OPOCredit, opo, penalised
+from phronesis.credit.baselines.optimal import OptimalTokenCredit, optimal_token, otb
+from phronesis.credit.baselines.remax import ReMaxCredit, remax
+from phronesis.credit.baselines.returns import reward_to_go, token_returns
+from phronesis.credit.baselines.role_baselines import RoleBaselineCredit, RoleBaselines, rae
+from phronesis.credit.baselines.trajectory import TrajectoryCredit, episode_advantages
+from phronesis.credit.baselines.verified import VerifiedCredit, why_left_out
+from phronesis.credit.baselines.whitening import ReinforcePPBaselineCredit, ReinforcePPCredit, reinforce_pp, whiten
 from phronesis.credit.build import CreditConfig, build
-from phronesis.credit.cells import CellCredit, HierarchicalCredit, by_cell, hierarchical
-from phronesis.credit.counterfactual import CounterfactualCredit, loo_counterfactual
-from phronesis.credit.distillation import NeedsTeacher, OPDCredit, TeacherScores, opd_advantages
-from phronesis.credit.earl import EARLCredit, ToolGains, earl_advantages
+from phronesis.credit.critics.archer import archer_advantages, archer_targets
+from phronesis.credit.critics.gae import GAECredit, SAOCredit, gae, gae_skip, lambda_len
+from phronesis.credit.critics.poad import POADCredit, ntpo, poad
+from phronesis.credit.critics.turn_gae import TurnGAECredit, turn_gae
 from phronesis.credit.enumeration import expected_gradient
-from phronesis.credit.gae import GAECredit, SAOCredit, gae, gae_skip, lambda_len
-from phronesis.credit.gigpo import GiGPOCredit
-from phronesis.credit.hindsight import HCACredit, HindsightCredit, SelfDistilledCredit, hca
-from phronesis.credit.igpo import IGPOCredit
-from phronesis.credit.lengths import LengthPenaltyCredit, OPOCredit, opo, penalised
-from phronesis.credit.montecarlo import SPOChainCredit, VinePPOCredit, spo_chain, vineppo
-from phronesis.credit.mt_grpo import MTGRPOCredit
-from phronesis.credit.optimal import OptimalTokenCredit, optimal_token, otb
-from phronesis.credit.plans import PlanCredit, two_levels
-from phronesis.credit.poad import POADCredit, ntpo, poad
-from phronesis.credit.potential import PotentialCredit, shaping
-from phronesis.credit.remax import ReMaxCredit, remax
-from phronesis.credit.returns import reward_to_go, token_returns
-from phronesis.credit.rewardflow import RewardFlowCredit, graph_values
-from phronesis.credit.role_baselines import RoleBaselineCredit, RoleBaselines, rae
+from phronesis.credit.judged.hindsight import HCACredit, HindsightCredit, SelfDistilledCredit, hca
+from phronesis.credit.judged.igpo import IGPOCredit
+from phronesis.credit.judged.shapley import ShapleyCredit
+from phronesis.credit.judged.teacher import NeedsTeacher, OPDCredit, TeacherScores, opd_advantages
+from phronesis.credit.judged.uncertainty import CriticalCredit, EMPGCredit, SELAURCredit, empg
+from phronesis.credit.replays.counterfactual import CounterfactualCredit, loo_counterfactual
+from phronesis.credit.replays.earl import EARLCredit, ToolGains, earl_advantages
+from phronesis.credit.replays.montecarlo import SPOChainCredit, VinePPOCredit, spo_chain, vineppo
+from phronesis.credit.replays.stepwise import SPAECredit, VSRMCredit, spae, vsrm
 from phronesis.credit.rule import (
     ComparesSiblings,
     CreditRule,
@@ -56,18 +56,17 @@ from phronesis.credit.rule import (
     spread_tokens,
     value_of,
 )
-from phronesis.credit.search import StepPair, puct, step_pairs
-from phronesis.credit.selection import is_fresh, keep_probability, repair, repair_group
-from phronesis.credit.shapley import ShapleyCredit
 from phronesis.credit.side import Asks, PartJudge, TokenJudge, TurnJudge
-from phronesis.credit.stepwise import SPAECredit, VSRMCredit, spae, vsrm
-from phronesis.credit.trajectory import TrajectoryCredit, episode_advantages
-from phronesis.credit.tree import TreeCredit, sibling_advantages, tree_value
-from phronesis.credit.turn_gae import TurnGAECredit, turn_gae
-from phronesis.credit.turns import INITIAL_STATE, TurnReturnCredit, discounted_returns, turn_advantages
-from phronesis.credit.uncertainty import CriticalCredit, EMPGCredit, SELAURCredit, empg
-from phronesis.credit.verified import VerifiedCredit, why_left_out
-from phronesis.credit.whitening import ReinforcePPBaselineCredit, ReinforcePPCredit, reinforce_pp, whiten
+from phronesis.credit.trees.arpo import ARPOCredit, branching
+from phronesis.credit.trees.search import StepPair, puct, step_pairs
+from phronesis.credit.trees.tree import TreeCredit, sibling_advantages, tree_value
+from phronesis.credit.turnwise.aspo import ASPOCredit
+from phronesis.credit.turnwise.gigpo import GiGPOCredit
+from phronesis.credit.turnwise.mt_grpo import MTGRPOCredit
+from phronesis.credit.turnwise.plans import PlanCredit, two_levels
+from phronesis.credit.turnwise.potential import PotentialCredit, shaping
+from phronesis.credit.turnwise.rewardflow import RewardFlowCredit, graph_values
+from phronesis.credit.turnwise.turns import INITIAL_STATE, TurnReturnCredit, discounted_returns, turn_advantages
 
 __all__ = [
     "INITIAL_STATE",
@@ -161,8 +160,6 @@ __all__ = [
     "grpo",
     "hca",
     "hierarchical",
-    "is_fresh",
-    "keep_probability",
     "lambda_len",
     "leave_one_out",
     "lite_ppo",
@@ -180,8 +177,6 @@ __all__ = [
     "rae",
     "reinforce_pp",
     "remax",
-    "repair",
-    "repair_group",
     "reward_to_go",
     "sampled_values",
     "shaping",

@@ -3,37 +3,37 @@
 from __future__ import annotations
 
 from phronesis.config import import_path
-from phronesis.credit.arpo import ARPOCredit
-from phronesis.credit.aspo import ASPOCredit
-from phronesis.credit.batchwide import GDPOCredit, GPGCredit, LitePPOCredit
-from phronesis.credit.cells import CellCredit, HierarchicalCredit
-from phronesis.credit.counterfactual import CounterfactualCredit
-from phronesis.credit.distillation import OPDCredit
-from phronesis.credit.earl import EARLCredit
-from phronesis.credit.gae import GAECredit, SAOCredit
-from phronesis.credit.gigpo import GiGPOCredit
-from phronesis.credit.hindsight import HCACredit, HindsightCredit, SelfDistilledCredit
-from phronesis.credit.igpo import IGPOCredit
-from phronesis.credit.lengths import LengthPenaltyCredit, OPOCredit
-from phronesis.credit.montecarlo import SPOChainCredit, VinePPOCredit
-from phronesis.credit.mt_grpo import MTGRPOCredit
-from phronesis.credit.optimal import OptimalTokenCredit
-from phronesis.credit.plans import PlanCredit
-from phronesis.credit.poad import POADCredit
-from phronesis.credit.potential import PotentialCredit
-from phronesis.credit.remax import ReMaxCredit
-from phronesis.credit.rewardflow import RewardFlowCredit
-from phronesis.credit.role_baselines import RoleBaselineCredit
+from phronesis.credit.baselines.batchwide import GDPOCredit, GPGCredit, LitePPOCredit
+from phronesis.credit.baselines.cells import CellCredit, HierarchicalCredit
+from phronesis.credit.baselines.lengths import LengthPenaltyCredit, OPOCredit
+from phronesis.credit.baselines.optimal import OptimalTokenCredit
+from phronesis.credit.baselines.remax import ReMaxCredit
+from phronesis.credit.baselines.role_baselines import RoleBaselineCredit
+from phronesis.credit.baselines.trajectory import TrajectoryCredit
+from phronesis.credit.baselines.verified import VerifiedCredit
+from phronesis.credit.baselines.whitening import ReinforcePPBaselineCredit, ReinforcePPCredit
+from phronesis.credit.critics.gae import GAECredit, SAOCredit
+from phronesis.credit.critics.poad import POADCredit
+from phronesis.credit.critics.turn_gae import TurnGAECredit
+from phronesis.credit.judged.hindsight import HCACredit, HindsightCredit, SelfDistilledCredit
+from phronesis.credit.judged.igpo import IGPOCredit
+from phronesis.credit.judged.shapley import ShapleyCredit
+from phronesis.credit.judged.teacher import OPDCredit
+from phronesis.credit.judged.uncertainty import CriticalCredit, EMPGCredit, SELAURCredit
+from phronesis.credit.replays.counterfactual import CounterfactualCredit
+from phronesis.credit.replays.earl import EARLCredit
+from phronesis.credit.replays.montecarlo import SPOChainCredit, VinePPOCredit
+from phronesis.credit.replays.stepwise import SPAECredit, VSRMCredit
 from phronesis.credit.rule import CreditRule
-from phronesis.credit.shapley import ShapleyCredit
-from phronesis.credit.stepwise import SPAECredit, VSRMCredit
-from phronesis.credit.trajectory import TrajectoryCredit
-from phronesis.credit.tree import TreeCredit
-from phronesis.credit.turn_gae import TurnGAECredit
-from phronesis.credit.turns import TurnReturnCredit
-from phronesis.credit.uncertainty import CriticalCredit, EMPGCredit, SELAURCredit
-from phronesis.credit.verified import VerifiedCredit
-from phronesis.credit.whitening import ReinforcePPBaselineCredit, ReinforcePPCredit
+from phronesis.credit.trees.arpo import ARPOCredit
+from phronesis.credit.trees.tree import TreeCredit
+from phronesis.credit.turnwise.aspo import ASPOCredit
+from phronesis.credit.turnwise.gigpo import GiGPOCredit
+from phronesis.credit.turnwise.mt_grpo import MTGRPOCredit
+from phronesis.credit.turnwise.plans import PlanCredit
+from phronesis.credit.turnwise.potential import PotentialCredit
+from phronesis.credit.turnwise.rewardflow import RewardFlowCredit
+from phronesis.credit.turnwise.turns import TurnReturnCredit
 from phronesis.errors import ConfigError
 
 CreditConfig = (
@@ -94,7 +94,7 @@ def build(choice: CreditConfig | str) -> CreditRule:
     Raises:
         ConfigError: the path cannot be imported, or what lies there is no rule and gives none.
 
-    >>> build("phronesis.credit.gigpo:GiGPOCredit") == GiGPOCredit()
+    >>> build("phronesis.credit.turnwise.gigpo:GiGPOCredit") == GiGPOCredit()
     True
     """
     if isinstance(choice, RoleBaselineCredit):

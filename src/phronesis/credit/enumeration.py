@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from math import comb, fsum
 
-from phronesis.credit.advantages import BestOnly, GroupMean, GroupStandard, LeaveOneOut, MaxRL, NoBaseline
-from phronesis.credit.batchwide import gpg, lite_ppo
-from phronesis.credit.lengths import opo
-from phronesis.credit.whitening import whiten
+from phronesis.credit.baselines.batchwide import gpg, lite_ppo
+from phronesis.credit.baselines.group import BestOnly, GroupMean, GroupStandard, LeaveOneOut, MaxRL, NoBaseline
+from phronesis.credit.baselines.lengths import opo
+from phronesis.credit.baselines.whitening import whiten
 from phronesis.errors import UnknownName
 
 Estimator = Callable[[Sequence[float]], Sequence[float]]

@@ -6,9 +6,20 @@ a pass rate from few attempts is an interval, and a task is left out only when t
 
 from __future__ import annotations
 
-from phronesis.credit.selection import keep_probability
 from phronesis.data.intervals import Z95, wilson
 from phronesis.errors import ConfigError
+
+
+def keep_probability(group_size: int, p: float) -> float:
+    """Probability that a group holds both a success and a failure: ``1 - p^G - (1-p)^G``.
+
+    Source: DAPO, arXiv 2503.14476; formula [keep-prob]. 16 attempts at success rate .9: .814698.
+
+    Args:
+        group_size: attempts, at least 1.
+        p: success rate of one, in [0, 1].
+    """
+    return 1 - p**group_size - (1 - p) ** group_size
 
 
 def learnability(p: float) -> float:

@@ -13,7 +13,7 @@ from typing import Protocol
 
 import msgspec
 
-from phronesis.credit.advantages import grpo
+from phronesis.credit.baselines.group import grpo
 from phronesis.data.bandits import dump_scores, sec_value, softmax
 from phronesis.env import TaskSource
 from phronesis.errors import CheckpointError, ConfigError

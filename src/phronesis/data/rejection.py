@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from phronesis.credit.verified import check_cap, why_left_out
+from phronesis.credit.baselines.verified import check_cap, why_left_out
 from phronesis.data.traces import Trace, played
 from phronesis.errors import ConfigError
 from phronesis.records import Episode, EpisodeGroup

@@ -12,40 +12,47 @@ from phronesis.losses.aggregation import (
     TurnMeanTokenMean,
     aggregate,
 )
-from phronesis.losses.asynchrony import capacity
-from phronesis.losses.clipping import (
-    GPPOLoss,
-    TwoSidedLoss,
-    gppo,
-    two_sided,
-)
 from phronesis.losses.composite import (
     Stream,
     composite,
 )
-from phronesis.losses.corrections import (
+from phronesis.losses.corrections.base import (
     Correction,
     CorrectionRule,
     combine,
     normalised,
     rejected,
 )
-from phronesis.losses.covariance import (
-    ClipCovLoss,
-    KLCovLoss,
-    covariance,
+from phronesis.losses.corrections.rejection import (
+    GeometricReject,
+    K2Reject,
+    K3Reject,
+    OffPolicySequenceMask,
+    TopEntropy,
+    Veto,
 )
-from phronesis.losses.decoupled import (
-    DecoupledPPOLoss,
-    approximate_prox,
-    decoupled,
-    prox_share,
+from phronesis.losses.corrections.truncation import (
+    IcePop,
+    SequenceMIS,
+    SequenceTIS,
+    TokenMIS,
+    TokenTIS,
 )
-from phronesis.losses.dft import (
+from phronesis.losses.distillation.dft import (
     DFTLoss,
     dft_loss,
 )
-from phronesis.losses.distillation import (
+from phronesis.losses.distillation.distributions import (
+    jensen_shannon,
+    kl_divergence,
+    sdpo,
+    top_and_tail,
+)
+from phronesis.losses.distillation.rlag import (
+    Augmented,
+    rlag_loss,
+)
+from phronesis.losses.distillation.sampled import (
     CrossStageLoss,
     GatedDistillation,
     MaskedDistillation,
@@ -57,13 +64,24 @@ from phronesis.losses.distillation import (
     teacher_advantage,
     teacher_of,
 )
-from phronesis.losses.dpo import (
-    DPOLoss,
-    dpo_loss,
+from phronesis.losses.distillation.supervised import (
+    SupervisedLoss,
+    negative_log_likelihood,
 )
-from phronesis.losses.entropy import (
-    EntropyTarget,
-    entropy,
+from phronesis.losses.divergence.kl import (
+    adapt_kl,
+    expected,
+    kl_k1,
+    kl_k2,
+    kl_k3,
+    kl_k3plus,
+    kl_unbiased,
+)
+from phronesis.losses.divergence.kl_penalty import (
+    KLInLoss,
+    KLInReward,
+    KLPenalty,
+    KLTarget,
 )
 from phronesis.losses.inputs import (
     AS_CONFIGURED,
@@ -77,31 +95,6 @@ from phronesis.losses.inputs import (
     scope_of,
     totals_of,
 )
-from phronesis.losses.ipo import (
-    IPOPreferenceLoss,
-    ipo_loss,
-)
-from phronesis.losses.jsd import (
-    jensen_shannon,
-    kl_divergence,
-    sdpo,
-    top_and_tail,
-)
-from phronesis.losses.kl import (
-    adapt_kl,
-    expected,
-    kl_k1,
-    kl_k2,
-    kl_k3,
-    kl_k3plus,
-    kl_unbiased,
-)
-from phronesis.losses.kl_penalty import (
-    KLInLoss,
-    KLInReward,
-    KLPenalty,
-    KLTarget,
-)
 from phronesis.losses.loss import (
     AnyCorrection,
     AnyObjective,
@@ -114,7 +107,28 @@ from phronesis.losses.mismatch import (
     Mismatch,
     measure_mismatch,
 )
-from phronesis.losses.policy_gradient import (
+from phronesis.losses.objectives.clipping import (
+    GPPOLoss,
+    TwoSidedLoss,
+    gppo,
+    two_sided,
+)
+from phronesis.losses.objectives.covariance import (
+    ClipCovLoss,
+    KLCovLoss,
+    covariance,
+)
+from phronesis.losses.objectives.decoupled import (
+    DecoupledPPOLoss,
+    approximate_prox,
+    decoupled,
+    prox_share,
+)
+from phronesis.losses.objectives.entropy import (
+    EntropyTarget,
+    entropy,
+)
+from phronesis.losses.objectives.policy_gradient import (
     Objective,
     PPOClipLoss,
     ReinforceLoss,
@@ -122,30 +136,12 @@ from phronesis.losses.policy_gradient import (
     ppo_clip,
     reinforce,
 )
-from phronesis.losses.preference import (
-    PairObjective,
-    Pairs,
-    answer_log_ratio,
-    sequence_log_ratio,
-)
-from phronesis.losses.rejection import (
-    GeometricReject,
-    K2Reject,
-    K3Reject,
-    OffPolicySequenceMask,
-    TopEntropy,
-    Veto,
-)
-from phronesis.losses.rlag import (
-    Augmented,
-    rlag_loss,
-)
-from phronesis.losses.second_moment import (
+from phronesis.losses.objectives.second_moment import (
     M2POLoss,
     m2_keep,
     second_moment,
 )
-from phronesis.losses.sequence_level import (
+from phronesis.losses.objectives.sequence_level import (
     GMPOLoss,
     GSPOLoss,
     LUSPOLoss,
@@ -155,33 +151,11 @@ from phronesis.losses.sequence_level import (
     vespo,
     vespo_weight,
 )
-from phronesis.losses.soft_gate import (
+from phronesis.losses.objectives.soft_gate import (
     SAPOLoss,
     sapo,
 )
-from phronesis.losses.step_apo import (
-    StepAPOLoss,
-    step_apo_loss,
-    step_apo_margin,
-)
-from phronesis.losses.step_size import (
-    effective_size,
-    lr_factor,
-    sequence_weights,
-    variance_baseline,
-)
-from phronesis.losses.supervised import (
-    SupervisedLoss,
-    negative_log_likelihood,
-)
-from phronesis.losses.truncation import (
-    IcePop,
-    SequenceMIS,
-    SequenceTIS,
-    TokenMIS,
-    TokenTIS,
-)
-from phronesis.losses.trust_region import (
+from phronesis.losses.objectives.trust_region import (
     DPPOLoss,
     DROLoss,
     SymmetricTVLoss,
@@ -190,17 +164,36 @@ from phronesis.losses.trust_region import (
     tv_keep_symmetric,
     tv_loss,
 )
+from phronesis.losses.objectives.weighted import (
+    CISPOLoss,
+    DISLoss,
+    cispo,
+    dis,
+)
+from phronesis.losses.preference.dpo import (
+    DPOLoss,
+    dpo_loss,
+)
+from phronesis.losses.preference.ipo import (
+    IPOPreferenceLoss,
+    ipo_loss,
+)
+from phronesis.losses.preference.pairs import (
+    PairObjective,
+    Pairs,
+    answer_log_ratio,
+    sequence_log_ratio,
+)
+from phronesis.losses.preference.step_apo import (
+    StepAPOLoss,
+    step_apo_loss,
+    step_apo_margin,
+)
 from phronesis.losses.value import (
     ValueTerms,
     explained_variance,
     value_clip,
     value_loss,
-)
-from phronesis.losses.weighted import (
-    CISPOLoss,
-    DISLoss,
-    cispo,
-    dis,
 )
 
 __all__ = [
@@ -282,7 +275,6 @@ __all__ = [
     "aggregate",
     "answer_log_ratio",
     "approximate_prox",
-    "capacity",
     "cispo",
     "combine",
     "composite",
@@ -293,7 +285,6 @@ __all__ = [
     "dis",
     "dpo_loss",
     "dro",
-    "effective_size",
     "entropy",
     "evaluate",
     "expected",
@@ -311,7 +302,6 @@ __all__ = [
     "kl_k3plus",
     "kl_unbiased",
     "log_ratio",
-    "lr_factor",
     "m2_keep",
     "measure_mismatch",
     "negative_log_likelihood",
@@ -328,7 +318,6 @@ __all__ = [
     "sdpo",
     "second_moment",
     "sequence_log_ratio",
-    "sequence_weights",
     "step_apo_loss",
     "step_apo_margin",
     "teacher_advantage",
@@ -341,7 +330,6 @@ __all__ = [
     "two_sided",
     "value_clip",
     "value_loss",
-    "variance_baseline",
     "vespo",
     "vespo_weight",
 ]

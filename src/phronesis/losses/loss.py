@@ -15,26 +15,26 @@ from torch import Tensor
 
 from phronesis.errors import ConfigError
 from phronesis.losses.aggregation import Aggregation, TokenMean, aggregate
-from phronesis.losses.clipping import GPPOLoss, TwoSidedLoss
 from phronesis.losses.composite import Stream, composite
-from phronesis.losses.corrections import combine, rejected
-from phronesis.losses.covariance import ClipCovLoss, KLCovLoss
-from phronesis.losses.decoupled import DecoupledPPOLoss
-from phronesis.losses.dft import DFTLoss
-from phronesis.losses.distillation import CrossStageLoss, OPDMaskedLoss, SDARLoss
-from phronesis.losses.entropy import EntropyTarget
+from phronesis.losses.corrections.base import combine, rejected
+from phronesis.losses.corrections.rejection import GeometricReject, K2Reject, K3Reject, OffPolicySequenceMask, TopEntropy, Veto
+from phronesis.losses.corrections.truncation import IcePop, SequenceMIS, SequenceTIS, TokenMIS, TokenTIS
+from phronesis.losses.distillation.dft import DFTLoss
+from phronesis.losses.distillation.sampled import CrossStageLoss, OPDMaskedLoss, SDARLoss
+from phronesis.losses.distillation.supervised import SupervisedLoss, negative_log_likelihood
+from phronesis.losses.divergence.kl import kl_k1, kl_k2, kl_k3
+from phronesis.losses.divergence.kl_penalty import KLInLoss, KLPenalty
 from phronesis.losses.inputs import LossInputs, LossOutput, Scope, log_ratio, masked_sum, widest
-from phronesis.losses.kl import kl_k1, kl_k2, kl_k3
-from phronesis.losses.kl_penalty import KLInLoss, KLPenalty
-from phronesis.losses.policy_gradient import PPOClipLoss, ReinforceLoss
-from phronesis.losses.rejection import GeometricReject, K2Reject, K3Reject, OffPolicySequenceMask, TopEntropy, Veto
-from phronesis.losses.second_moment import M2POLoss
-from phronesis.losses.sequence_level import GMPOLoss, GSPOLoss, LUSPOLoss, VESPOLoss
-from phronesis.losses.soft_gate import SAPOLoss
-from phronesis.losses.supervised import SupervisedLoss, negative_log_likelihood
-from phronesis.losses.truncation import IcePop, SequenceMIS, SequenceTIS, TokenMIS, TokenTIS
-from phronesis.losses.trust_region import DPPOLoss, DROLoss, SymmetricTVLoss
-from phronesis.losses.weighted import CISPOLoss, DISLoss
+from phronesis.losses.objectives.clipping import GPPOLoss, TwoSidedLoss
+from phronesis.losses.objectives.covariance import ClipCovLoss, KLCovLoss
+from phronesis.losses.objectives.decoupled import DecoupledPPOLoss
+from phronesis.losses.objectives.entropy import EntropyTarget
+from phronesis.losses.objectives.policy_gradient import PPOClipLoss, ReinforceLoss
+from phronesis.losses.objectives.second_moment import M2POLoss
+from phronesis.losses.objectives.sequence_level import GMPOLoss, GSPOLoss, LUSPOLoss, VESPOLoss
+from phronesis.losses.objectives.soft_gate import SAPOLoss
+from phronesis.losses.objectives.trust_region import DPPOLoss, DROLoss, SymmetricTVLoss
+from phronesis.losses.objectives.weighted import CISPOLoss, DISLoss
 
 Loss = Callable[[LossInputs], LossOutput]
 """A pure function of tensors."""

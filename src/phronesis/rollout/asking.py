@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from msgspec.structs import replace
 
-from phronesis.credit.turns import predecessors
+from phronesis.credit.turnwise.turns import predecessors
 from phronesis.errors import ConfigError
 from phronesis.policy import Scores
 from phronesis.records import Episode, Message, TextPart, say

@@ -18,7 +18,7 @@ from dataclasses import replace as replace_data
 from msgspec.structs import replace
 
 from phronesis.credit.rule import value_of
-from phronesis.credit.turns import predecessors
+from phronesis.credit.turnwise.turns import predecessors
 from phronesis.env import Snapshots
 from phronesis.errors import AllFaulted, ConfigError, EnvFault
 from phronesis.policy import prompt_crc

@@ -16,10 +16,10 @@ from typing import NamedTuple
 
 from msgspec import Struct
 
-from phronesis.credit.selection import FAULTS, repair
 from phronesis.errors import ConfigError, TrainingError
 from phronesis.records import Batch, Credit, Episode, EpisodeGroup, Segment, Turn
 from phronesis.train.forest import Anchor, Forest
+from phronesis.train.selection import FAULTS, repair
 
 TurnValues = tuple[tuple[float, ...], ...]
 

@@ -7,11 +7,11 @@ from typing import Any
 from msgspec import Struct
 
 from phronesis.chat.format import Retention
-from phronesis.credit.advantages import Baseline
+from phronesis.credit.baselines.group import Baseline
+from phronesis.credit.baselines.trajectory import TrajectoryCredit
 from phronesis.credit.build import CreditConfig
-from phronesis.credit.gigpo import GiGPOCredit
 from phronesis.credit.rule import ComparesSiblings
-from phronesis.credit.trajectory import TrajectoryCredit
+from phronesis.credit.turnwise.gigpo import GiGPOCredit
 from phronesis.data.order import Listed, TaskOrder
 from phronesis.engine.embedded import EngineConfig
 from phronesis.errors import ConfigError, GroupTooSmall

@@ -7,8 +7,8 @@ import logging
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from phronesis.credit.critics.valued import needs_critic
 from phronesis.credit.rule import CreditRule, NeedsValues, Settles, members
-from phronesis.credit.valued import needs_critic
 from phronesis.errors import AllFaulted, ConfigError
 from phronesis.records import Credit, EpisodeGroup
 from phronesis.rollout.rerun import Reruns

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from msgspec import Struct
 
-from phronesis.credit.trajectory import has_zero_variance
+from phronesis.credit.baselines.trajectory import has_zero_variance
 from phronesis.errors import ConfigError
 from phronesis.records import EpisodeGroup
 

@@ -29,9 +29,7 @@ from phronesis.losses import (
     Mismatch,
     SupervisedLoss,
     log_ratio,
-    lr_factor,
     measure_mismatch,
-    sequence_weights,
 )
 from phronesis.models.decoder import Decoder
 from phronesis.records import Batch
@@ -43,6 +41,7 @@ from phronesis.train.pulls import Whole, evaluate_whole, needs_whole
 from phronesis.train.results import StepResult, UpdateMetrics, merged, summary
 from phronesis.train.scoring import Entropy, Precision, Scores, score
 from phronesis.train.splitting import minibatches, split
+from phronesis.train.step_size import lr_factor, sequence_weights
 
 log = logging.getLogger(__name__)
 

@@ -20,12 +20,12 @@ from msgspec import Struct
 from phronesis.data.preferences import Preference, first_step
 from phronesis.data.traces import Trace, common_prefix
 from phronesis.errors import ConfigError, TrainingError
-from phronesis.losses.dpo import DPOLoss
 from phronesis.losses.inputs import LossInputs, LossOutput
-from phronesis.losses.ipo import IPOPreferenceLoss
 from phronesis.losses.loss import Loss
-from phronesis.losses.preference import Pairs, sequence_log_ratio
-from phronesis.losses.step_apo import StepAPOLoss
+from phronesis.losses.preference.dpo import DPOLoss
+from phronesis.losses.preference.ipo import IPOPreferenceLoss
+from phronesis.losses.preference.pairs import Pairs, sequence_log_ratio
+from phronesis.losses.preference.step_apo import StepAPOLoss
 from phronesis.models.decoder import Decoder
 from phronesis.records import Batch, Segment
 from phronesis.seeding import rng

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from msgspec.structs import replace
 
-from phronesis.credit.gigpo import GiGPOCredit
+from phronesis.credit.turnwise.gigpo import GiGPOCredit
 from phronesis.errors import UnknownName
 from phronesis.losses import LossConfig, PPOClipLoss, TokenMean
 from phronesis.models.tiny import TinyModel

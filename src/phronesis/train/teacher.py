@@ -6,7 +6,7 @@ from typing import cast
 
 import torch
 
-from phronesis.credit.distillation import NeedsTeacher
+from phronesis.credit.judged.teacher import NeedsTeacher
 from phronesis.credit.rule import CreditRule, TokenValues, members
 from phronesis.errors import ConfigError
 from phronesis.models import checkpoint

@@ -1,0 +1,1 @@
+"""Credit from numbers somebody gives: the policy itself, a teacher, a judge."""

@@ -1,0 +1,1 @@
+"""Credit from playing on: fresh continuations say what a turn was worth."""

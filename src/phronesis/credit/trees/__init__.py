@@ -1,0 +1,1 @@
+"""Credit in trees: attempts that share a beginning."""

@@ -1,0 +1,1 @@
+"""Credit per turn from the episode alone: returns, states met again, shaping."""

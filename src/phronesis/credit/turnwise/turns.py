@@ -1,0 +1,218 @@
+"""Turn credit: what a turn led to, against what was to be expected there.
+
+Turns are ordered by time, not only by `Turn.parent`: a history rewrite starts a new root that continues the turn before it,
+while a fork starts a sibling. `predecessors` tells them apart.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Hashable, Mapping, Sequence
+from typing import Literal, NamedTuple
+
+from msgspec import Struct
+
+from phronesis.credit.baselines.group import AnyBaseline, GroupMean
+from phronesis.credit.rule import Rerun, members, spread
+from phronesis.errors import ConfigError
+from phronesis.records import Credit, Episode, EpisodeGroup
+
+Pool = Literal["turn", "state", "group"]
+"""Which turns are compared: those at the same depth, those that acted in the same state, all of the group."""
+
+INITIAL_STATE = "initial"
+"""State in which the first turn of every episode of a group acts."""
+
+
+class Place(NamedTuple):
+    """A turn of a group."""
+
+    episode: int
+    """Index into `EpisodeGroup.episodes`."""
+    turn: int
+    """Index into `Episode.turns`."""
+
+
+def predecessors(episode: Episode) -> tuple[int | None, ...]:
+    """Per turn, the turn whose reply it answers; None where it answers the reset.
+
+    A turn with a parent follows its parent. A root after the first turn either repeats an earlier root's prompt, then it is a
+    fork and shares that root's predecessor, or has a rewritten prompt, then it follows the turn before it.
+    """
+    before: list[int | None] = []
+    roots: dict[tuple[int, ...], int] = {}
+    for k, turn in enumerate(episode.turns):
+        if turn.parent is not None:
+            before.append(turn.parent)
+            continue
+        twin = roots.setdefault(turn.context, k)
+        before.append(before[twin] if twin != k else (k - 1 if k else None))
+    return tuple(before)
+
+
+def depths(before: tuple[int | None, ...]) -> tuple[int, ...]:
+    """How many turns precede each turn on its way from the reset.
+
+    >>> depths((None, 0, 0, 2))
+    (0, 1, 1, 2)
+    """
+    found: list[int] = []
+    for at in before:
+        found.append(0 if at is None else found[at] + 1)
+    return tuple(found)
+
+
+def states(episode: Episode) -> tuple[str | None, ...]:
+    """Per turn, the key of the state it acted in; None where the environment reported none."""
+    keys: list[str | None] = []
+    for at in predecessors(episode):
+        reply = None if at is None else episode.turns[at].reply
+        keys.append(INITIAL_STATE if at is None else (None if reply is None or reply.state_key is None else reply.state_key))
+    return tuple(keys)
+
+
+def discounted_returns(episode: Episode, gamma: float) -> tuple[float, ...]:
+    """Per turn, its reward plus `gamma` times what followed; where the episode forks, the mean of the branches follows.
+
+    Turn rewards (0, 0, 1) and gamma .95: (.9025, .95, 1).   Formula [reinforce-rtg], by turns.
+    """
+    earned = (0.0,) * len(episode.turns) if episode.reward is None else episode.reward.by_turn(len(episode.turns))
+    return tree_returns(earned, predecessors(episode), gamma)
+
+
+def chain(turns: int) -> tuple[int | None, ...]:
+    """What precedes each of `turns` turns that follow one another.
+
+    >>> chain(3)
+    (None, 0, 1)
+    """
+    return tuple(k - 1 if k else None for k in range(turns))
+
+
+def is_chain(episode: Episode) -> bool:
+    """Whether each turn follows the one before it; a rewritten history does, a fork does not."""
+    return predecessors(episode) == chain(len(episode.turns))
+
+
+def following(episode: Episode) -> tuple[int | None, ...]:
+    """Per turn, the first turn that follows it; None at the end of a branch."""
+    found: list[int | None] = [None] * len(episode.turns)
+    for k, at in enumerate(predecessors(episode)):
+        if at is not None and found[at] is None:
+            found[at] = k
+    return tuple(found)
+
+
+def tree_returns(rewards: Sequence[float], before: Sequence[int | None], gamma: float) -> tuple[float, ...]:
+    """Per step, its reward plus `gamma` times the mean of what its successors return.
+
+    >>> tree_returns([0.0, 1.0, 3.0], [None, 0, 0], 0.5)
+    (1.0, 1.0, 3.0)
+
+    Args:
+        rewards: one per step.
+        before: per step, the index of the one it follows; None at a start. Steps come after what they follow.
+        gamma: discount per step, in [0, 1].
+    """
+    after: dict[int, list[int]] = defaultdict(list)
+    for k, at in enumerate(before):
+        if at is not None:
+            after[at].append(k)
+    returns = list(rewards)
+    for k in reversed(range(len(returns))):
+        if after[k]:
+            returns[k] += gamma * sum(returns[j] for j in after[k]) / len(after[k])
+    return tuple(returns)
+
+
+def pooled_advantages(
+    returns: Mapping[int, Sequence[float]], keys: Mapping[int, Sequence[Hashable]], baseline: AnyBaseline
+) -> dict[int, list[float]]:
+    """Each return against those with the same key, over all rows.
+
+    Args:
+        returns: rows of numbers, by episode.
+        keys: rows of the same lengths; a None is alone in a pool of its own.
+        baseline: what a return is compared with. One with nobody to compare with gets 0 (with `NoBaseline` its own value).
+
+    Rows (1, 0) and (0,) with keys (a, b) and (a,), group mean: (.5, 0) and (-.5,).
+    """
+    pools: dict[Hashable, list[Place]] = defaultdict(list)
+    for e, row in returns.items():
+        for k in range(len(row)):
+            place = Place(e, k)
+            pools[place if keys[e][k] is None else keys[e][k]].append(place)
+    found = {e: [0.0] * len(row) for e, row in returns.items()}
+    for places in pools.values():
+        compared = [returns[p.episode][p.turn] for p in places]
+        for place, advantage in zip(places, baseline.advantages(compared, "zero"), strict=True):
+            found[place.episode][place.turn] = advantage
+    return found
+
+
+def turn_advantages(group: EpisodeGroup, *, gamma: float, pool: Pool, baseline: AnyBaseline) -> dict[int, list[float]]:
+    """Per kept episode (its index), one advantage per turn: its discounted return against those of its pool.
+
+    A turn with nobody to compare with gets 0 (with `NoBaseline` its return).
+
+    Raises:
+        ConfigError: pool ``state``, and the environment reports no state at all.
+    """
+    kept = members(group).kept
+    if pool == "state":
+        need_states(group, kept)
+    returns = {e: discounted_returns(group.episodes[e], gamma) for e in kept}
+    # A turn in an unknown state (None) is alone in a pool of its own.
+    return pooled_advantages(returns, {e: pool_keys(group.episodes[e], pool) for e in kept}, baseline)
+
+
+def pool_keys(episode: Episode, pool: Pool) -> tuple[Hashable, ...]:
+    """Per turn, the name of the pool it is compared in; None where it has none."""
+    if pool == "turn":
+        return depths(predecessors(episode))
+    return states(episode) if pool == "state" else ("all",) * len(episode.turns)
+
+
+def need_states(group: EpisodeGroup, kept: tuple[int, ...]) -> None:
+    """Raises ConfigError when the environment reports no state at all in the kept episodes."""
+    replies = [t.reply for e in kept for t in group.episodes[e].turns if t.reply is not None]
+    if replies and all(r.state_key is None for r in replies):
+        raise ConfigError(
+            f"environment {group.task.env!r} reports no Reply.state_key, which credit by state needs; "
+            "report one, or compare turns by 'turn' or 'group'"
+        )
+
+
+class TurnReturnCredit(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="turn_return"):
+    """Every sampled token of a turn gets the turn's discounted return minus a baseline, times a weight.
+
+    Two episodes with turn rewards (0, 1) and (0, 0), gamma .5, compared by turn with the group mean:
+    returns (.5, 1) and (0, 0), credit (.25, .5) and (-.25, -.5).
+    """
+
+    gamma: float = 0.95
+    """Discount per turn, in [0, 1]."""
+    pool: Pool = "turn"
+    """Which turns are compared with one another."""
+    baseline: AnyBaseline = GroupMean()
+    """What a turn's return is compared with."""
+    weight: float = 1.0
+    """Factor on the credit, above 0."""
+
+    def __post_init__(self) -> None:
+        check_gamma(self.gamma)
+        if self.weight <= 0:
+            raise ConfigError(f"turn_return weight {self.weight!r} must be above 0")
+
+    async def assign(self, group: EpisodeGroup, rerun: Rerun | None = None) -> Credit:
+        """Credit of one group; `rerun` is not used."""
+        found = turn_advantages(group, gamma=self.gamma, pool=self.pool, baseline=self.baseline)
+        by_turn = {e: [self.weight * a for a in row] for e, row in found.items()}
+        silent = all(a == 0 for row in by_turn.values() for a in row)
+        return spread(group, by_turn, zero_variance=silent)
+
+
+def check_gamma(gamma: float) -> None:
+    """Raises ConfigError unless `gamma` lies in [0, 1]."""
+    if not 0.0 <= gamma <= 1.0:
+        raise ConfigError(f"gamma {gamma!r} must lie in [0, 1]")

@@ -1,0 +1,1 @@
+"""Learning from text or from a teacher: supervised losses and distillation."""

@@ -1,0 +1,1 @@
+"""The divergence from a reference policy."""

@@ -1,0 +1,1 @@
+"""Token objectives of the policy gradient."""

@@ -1,0 +1,1 @@
+"""Losses over pairs: one answer preferred to another."""
