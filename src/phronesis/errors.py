@@ -6,6 +6,7 @@ PhronesisError
 │   │   └── GroupTooSmall    a group baseline over a group of one
 │   ├── UnknownName          no recipe, environment or field of that name (suggests near ones)
 │   ├── CheckpointError      a checkpoint that is missing, corrupt or of an unsupported architecture
+│   │   └── UnsupportedModel a sound checkpoint of a model that the compact decoder does not compute
 │   ├── RunFolderError       a run folder that is missing, corrupt or belongs to another run
 │   └── TemplateError        a tokenizer or chat template that cannot be used token-exactly
 ├── ToolError                a tool call the policy got wrong; its text goes back to the policy, nothing is broken
@@ -60,6 +61,10 @@ class UnknownName(UserError):
 
 class CheckpointError(UserError):
     """A checkpoint that is missing, corrupt, of an architecture that is not supported, or that cannot be written."""
+
+
+class UnsupportedModel(CheckpointError):
+    """A checkpoint of an architecture or variant that the compact decoder does not compute; the generic path may."""
 
 
 class RunFolderError(UserError):

@@ -10,7 +10,7 @@ from typing import Any, cast
 import msgspec
 import torch
 
-from phronesis.errors import CheckpointError
+from phronesis.errors import CheckpointError, UnsupportedModel
 from phronesis.models.config import Architecture, DecoderConfig, RopeValue
 
 CLASSES: dict[Architecture, str] = {"qwen2": "Qwen2ForCausalLM", "qwen3": "Qwen3ForCausalLM", "llama": "LlamaForCausalLM"}
@@ -59,14 +59,17 @@ def from_fields(fields: dict[str, object], where: str) -> DecoderConfig:
         where: the file's name for messages.
 
     Raises:
-        CheckpointError: another architecture, or a variant that this library does not compute exactly.
+        UnsupportedModel: another architecture, or a variant that this library does not compute exactly.
+        CheckpointError: fields that are no config.
     """
     kind = fields.get("model_type")
     if kind not in CLASSES:
-        raise CheckpointError(f"{where}: model_type {kind!r} is not supported; use a checkpoint of {', '.join(CLASSES)}")
+        raise UnsupportedModel(f"{where}: model_type {kind!r} is not supported; use a checkpoint of {', '.join(CLASSES)}")
+    if "quantization_config" in fields:
+        raise UnsupportedModel(f"{where}: quantised weights are not supported; use the checkpoint in bfloat16 or float32")
     names = cast("list[str]", fields.get("architectures") or [CLASSES[kind]])
     if names != [CLASSES[kind]]:
-        raise CheckpointError(f"{where}: architecture {names!r} is not a language model; expected {CLASSES[kind]!r}")
+        raise UnsupportedModel(f"{where}: architecture {names!r} is not a language model; expected {CLASSES[kind]!r}")
     from transformers import AutoConfig  # slow import, needed for checkpoints only
 
     try:
@@ -75,12 +78,12 @@ def from_fields(fields: dict[str, object], where: str) -> DecoderConfig:
         raise CheckpointError(f"{where}: transformers refuses this config: {error}") from error
     sliding = any(t != "full_attention" for t in getattr(hf, "layer_types", None) or ())
     if sliding and getattr(hf, "sliding_window", None) is not None:
-        raise CheckpointError(f"{where}: sliding-window attention is not supported; choose a checkpoint with full attention")
+        raise UnsupportedModel(f"{where}: sliding-window attention is not supported; choose a checkpoint with full attention")
     if hf.hidden_act != "silu":
-        raise CheckpointError(f"{where}: activation {hf.hidden_act!r} is not supported; expected 'silu'")
+        raise UnsupportedModel(f"{where}: activation {hf.hidden_act!r} is not supported; expected 'silu'")
     rope = cast("dict[str, RopeValue]", dict(hf.rope_parameters or {}))
     if rope.get("rope_type", "default") not in STATIC_ROPE or "partial_rotary_factor" in rope:
-        raise CheckpointError(
+        raise UnsupportedModel(
             f"{where}: rotary parameters {rope!r} are not supported; supported types: {', '.join(STATIC_ROPE)}"
         )
     eos = hf.eos_token_id

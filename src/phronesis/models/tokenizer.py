@@ -15,6 +15,7 @@ from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_token
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from phronesis.errors import CheckpointError, ConfigError, TemplateError, one_line
+from phronesis.models.files import write_json
 
 Style = Literal["qwen", "llama3"]
 """Which family's special tokens and template a new tokenizer gets."""
@@ -271,6 +272,16 @@ def load_tokenizer(path: str | Path) -> PreTrainedTokenizerFast:
 def save_tokenizer(tokenizer: PreTrainedTokenizerBase, folder: str | Path) -> None:
     """Writes a tokenizer and its chat template in ordinary Hugging Face format."""
     tokenizer.save_pretrained(str(folder))  # pyright: ignore[reportUnknownMemberType]
+
+
+def save_generation(tokenizer: PreTrainedTokenizerBase, folder: str | Path) -> None:
+    """Writes ``generation_config.json``, from which transformers and servers know which id ends a message."""
+    ids = {
+        "eos_token_id": tokenizer.eos_token_id,
+        "pad_token_id": tokenizer.pad_token_id,
+        "bos_token_id": tokenizer.bos_token_id,
+    }  # pyright: ignore[reportUnknownMemberType]
+    write_json(Path(folder) / "generation_config.json", {name: value for name, value in ids.items() if value is not None})
 
 
 def decode(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> str:

@@ -24,8 +24,9 @@ from phronesis.errors import ConfigError, RunFolderError
 from phronesis.evals.run import EvalSummary, donors, evaluate, evaluate_swapped
 from phronesis.models import checkpoint as model_files
 from phronesis.models.decoder import Decoder
+from phronesis.models.files import carry
 from phronesis.models.tiny import tiny
-from phronesis.models.tokenizer import load_tokenizer, save_tokenizer
+from phronesis.models.tokenizer import load_tokenizer, save_generation, save_tokenizer
 from phronesis.records import Episode, Task
 from phronesis.rollout.limits import Sampling
 from phronesis.rollout.play import Stage, Ticket, play
@@ -361,10 +362,14 @@ class _Job:
         return seconds[phase]
 
     def _keep_tokenizer(self, tokenizer: PreTrainedTokenizerBase) -> None:
-        """Puts the tokenizer on the disk, where every checkpoint finds it."""
-        folder = self.folder / TOKENIZER
+        """Puts the tokenizer on the disk, where every checkpoint finds it; that of a given model byte for byte."""
+        folder, given = self.folder / TOKENIZER, self.config.model.path
         make_folder(folder)
-        save_tokenizer(tokenizer, folder)
+        if given is None:
+            save_tokenizer(tokenizer, folder)
+            save_generation(tokenizer, folder)
+        else:
+            carry(Path(given), folder)
         for path in (*folder.iterdir(), folder):
             sync(path)
 
