@@ -21,7 +21,7 @@ class Mismatch(NamedTuple):
 
 
 @runtime_checkable
-class _Listable(Protocol):
+class Listable(Protocol):
     """A tensor or an array."""
 
     def tolist(self) -> object:
@@ -51,7 +51,7 @@ def mismatches(got: Mapping[str, object], want: Mapping[str, Json], tol: float, 
 def _differ(path: str, got: object, want: Json, tol: float, mask: Json) -> Iterator[Mismatch]:
     if mask is not None and not isinstance(mask, Sequence) and not mask:
         return
-    if isinstance(got, _Listable):
+    if isinstance(got, Listable):
         got = got.tolist()
     if isinstance(want, Mapping):
         if not isinstance(got, Mapping):

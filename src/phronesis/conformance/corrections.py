@@ -150,6 +150,8 @@ def _geo(inputs: Inputs, params: Params) -> Expected:
 
 
 def _veto(inputs: Inputs, params: Params) -> Expected:
+    if inputs.get("rho") == []:  # no sequences, rather than one without tokens
+        return {"keep": []}
     case = _of_rho(logs(rows_of(inputs, "rho")), inputs)
     keep = _first(_keep(Veto(threshold=params.number("threshold", 1e-4)), case), case, True)
     return {"keep": _one(keep, inputs, "rho")}

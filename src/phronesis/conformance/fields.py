@@ -39,12 +39,16 @@ class Fields:
 
     def __init__(self, values: Mapping[str, Json], where: str = "inputs"):
         self.values, self.where = values, where
+        self.read: set[str] = set()
+        """Names asked for so far."""
 
     def __contains__(self, name: str) -> bool:
+        self.read.add(name)
         return name in self.values
 
     def get(self, name: str, default: Json = None) -> Json:
         """The field as it is; `default` when it is missing."""
+        self.read.add(name)
         return self.values.get(name, default)
 
     def number(self, name: str, default: float | None = None) -> float:
@@ -104,6 +108,7 @@ class Fields:
         return self._read(name, None, _each(lambda v: _fields(v, name)))
 
     def _read(self, name: str, default: T | None, convert: Callable[[Json], T]) -> T:
+        self.read.add(name)
         if name not in self.values:
             if default is None:
                 raise ConfigError(f"{self.where} have no {name!r}; there are {sorted(self.values)}")

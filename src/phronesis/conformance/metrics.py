@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from math import isnan
+
+import torch
 
 from phronesis.conformance.case import Case, Expected, Inputs, Params
 from phronesis.conformance.steps import rows_of, vector
@@ -14,11 +16,29 @@ from phronesis.evals.sparsity import sparsity
 
 
 def _pass_at_k(inputs: Inputs, params: Params) -> Expected:
-    return {"value": pass_at_k(inputs.integer("n"), inputs.integer("c"), params.integer("k"))}
+    return _at_k(pass_at_k, inputs, params)
 
 
 def _pass_hat_k(inputs: Inputs, params: Params) -> Expected:
-    return {"value": pass_hat_k(inputs.integer("n"), inputs.integer("c"), params.integer("k"))}
+    return _at_k(pass_hat_k, inputs, params)
+
+
+def _at_k(formula: Callable[[int, int, int], float], inputs: Inputs, params: Params) -> Expected:
+    """One number, or one per task where the case lists them."""
+    if not (_listed(inputs, "n") or _listed(inputs, "c")):
+        return {"value": formula(inputs.integer("n"), inputs.integer("c"), params.integer("k"))}
+    counts = [inputs.integers(name) if _listed(inputs, name) else None for name in ("n", "c")]
+    tasks = max(len(column) for column in counts if column is not None)
+    n, c = (
+        column if column is not None else [inputs.integer(name)] * tasks
+        for name, column in zip(("n", "c"), counts, strict=True)
+    )
+    return {"value": [formula(a, b, params.integer("k")) for a, b in zip(n, c, strict=True)]}
+
+
+def _listed(inputs: Inputs, name: str) -> bool:
+    value = inputs.get(name)
+    return isinstance(value, Sequence) and not isinstance(value, str)
 
 
 def _best_at_k(inputs: Inputs, params: Params) -> Expected:
@@ -79,14 +99,18 @@ def _bf16(inputs: Inputs, params: Params) -> Expected:
 
 def _temp_ratio(inputs: Inputs, params: Params) -> Expected:
     logits = vector(inputs.numbers("logits"))
+    if "mask" in inputs:  # an id that cannot be drawn, so that the others keep their numbers
+        logits = logits.masked_fill(~torch.tensor(inputs.flags("mask")), -torch.inf)
     found = temperature_ratio(logits, inputs.integer("token"), params.number("T"))
     return {"logp_T1": found.logp_one, "logp_T": found.logp, "false_ratio": found.ratio}
 
 
 def _topp_ratio(inputs: Inputs, params: Params) -> Expected:
-    found = truncation(vector(inputs.numbers("p")), params.number("top_p"))
+    p = inputs.numbers("p")
+    real = [i for i, m in enumerate(inputs.flags("mask", [True] * len(p))) if m]
+    found = truncation(vector([p[i] for i in real]), params.number("top_p"))
     return {
-        "kept": found.kept,
+        "kept": [real[i] for i in found.kept],
         "renormalised": found.probabilities,
         "token_ratio": found.token_ratio,
         "sequence_ratio": found.sequence_ratio(params.integer("length", 1)),

@@ -9,6 +9,7 @@ from typing import cast
 from phronesis.conformance.case import Answer, Case, Question
 from phronesis.conformance.compare import mismatches
 from phronesis.conformance.fields import Fields, Json, decoded
+from phronesis.conformance.padding import played
 from phronesis.errors import one_line
 
 
@@ -19,7 +20,7 @@ def answer(question: Question, formulas: Mapping[str, Case]) -> Answer:
         return Answer(id=question.id, formula=question.formula, passed=False, error=f"unknown formula {question.formula!r}")
     inputs, params, expected = _values(question.inputs), _values(question.params), _values(question.expected)
     try:
-        got = case(Fields(inputs), Fields(params, "params"))
+        got = played(question.formula, case, inputs, Fields(params, "params"))
         found = mismatches(got, expected, question.tol, inputs.get("mask"))
     except Exception as error:  # one broken formula must not hide the others
         said = f"{type(error).__name__}: {one_line(error)}"
