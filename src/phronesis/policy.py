@@ -9,7 +9,7 @@ from typing import Protocol, runtime_checkable
 
 from msgspec import Struct
 
-from phronesis.records import Finish
+from phronesis.records import Finish, Message, ToolSpec, Usage
 
 
 class ThoughtBudget(Struct, frozen=True, kw_only=True):
@@ -80,6 +80,42 @@ class Policy(Protocol):
 
         Raises:
             PolicyFault: the engine could not answer; the episode becomes an infrastructure fault.
+        """
+        ...
+
+
+class Answer(Struct, frozen=True, kw_only=True):
+    """What a policy that takes messages said."""
+
+    message: Message
+    """An assistant message; a malformed call is a `ToolCall` with `error`."""
+    finish: Finish
+    """Why it ended."""
+    usage: Usage = Usage()
+    """Tokens, and what they cost."""
+    model: str = ""
+    """Name the endpoint gives the model that answered."""
+    id: str = ""
+    """The endpoint's name of this answer."""
+
+
+@runtime_checkable
+class Chats(Protocol):
+    """Instead of `Policy`: messages in, a message out. It gives no ids, so its turns can be scored but never trained."""
+
+    async def chat(
+        self, messages: Sequence[Message], tools: Sequence[ToolSpec], params: SamplingParams, turn: int = 0
+    ) -> Answer:
+        """Answers a conversation.
+
+        Args:
+            messages: all of it.
+            tools: what may be called.
+            params: limits and sampling; what speaks of ids (`stop_ids`, `forced`, `thought`) does not apply.
+            turn: numbers the calls that come without an id (``call_{turn}_{n}``).
+
+        Raises:
+            PolicyFault: there is no answer; the episode becomes an infrastructure fault.
         """
         ...
 

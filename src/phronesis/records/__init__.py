@@ -7,7 +7,7 @@ from phronesis.records.episode import Episode, EpisodeGroup, Failure
 from phronesis.records.message import ImagePart, Message, Part, Role, TextPart, ToolCall, ToolSpec, say
 from phronesis.records.reward import Component, Reward
 from phronesis.records.task import Task
-from phronesis.records.turn import Effect, Finish, Reply, Span, SpanKind, Stop, Turn
+from phronesis.records.turn import Effect, Finish, Reply, Span, SpanKind, Stop, Turn, Usage
 
 __all__ = [
     "Batch",
@@ -34,5 +34,6 @@ __all__ = [
     "ToolCall",
     "ToolSpec",
     "Turn",
+    "Usage",
     "say",
 ]

@@ -57,6 +57,8 @@ class Finish(StrEnum):
     """The model's context was full."""
     cancelled = "cancelled"
     """The request was withdrawn."""
+    refused = "refused"
+    """The endpoint refused to answer, or its filter cut the answer."""
 
 
 class Span(Struct, frozen=True, kw_only=True):
@@ -91,6 +93,23 @@ class Reply(Struct, frozen=True, kw_only=True):
     """Kinds of mistakes the policy made, e.g. ``unknown_tool``; counted, never shown."""
     metrics: dict[str, float] = {}
     """Numbers for the trainer's side only."""
+
+
+class Usage(Struct, frozen=True, kw_only=True):
+    """What an endpoint says one answer took."""
+
+    input_tokens: int = 0
+    """Tokens of the prompt, those of a cache included."""
+    output_tokens: int = 0
+    """Tokens of the answer, those of its thought included."""
+    cached_tokens: int = 0
+    """Prompt tokens read from the endpoint's cache."""
+    written_tokens: int = 0
+    """Prompt tokens written to the endpoint's cache."""
+    thought_tokens: int = 0
+    """Answer tokens spent on thinking, as far as the endpoint tells."""
+    cost: float | None = None
+    """What it cost, in the currency of the price table; None when the model has no price there."""
 
 
 class Turn(Struct, frozen=True, kw_only=True):
@@ -140,3 +159,5 @@ class Turn(Struct, frozen=True, kw_only=True):
     """Seconds spent waiting for the environment."""
     cached_tokens: int = 0
     """Prompt tokens the engine took from its cache instead of computing."""
+    usage: Usage | None = None
+    """Set exactly when the policy takes messages only: the turn then has no ids and can never be trained."""
