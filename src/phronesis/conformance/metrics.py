@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from math import isnan
+from statistics import fmean
 
 import torch
 
@@ -24,7 +25,7 @@ def _pass_hat_k(inputs: Inputs, params: Params) -> Expected:
 
 
 def _at_k(formula: Callable[[int, int, int], float], inputs: Inputs, params: Params) -> Expected:
-    """One number, or one per task where the case lists them."""
+    """One number; the mean over tasks where the case lists them."""
     if not (_listed(inputs, "n") or _listed(inputs, "c")):
         return {"value": formula(inputs.integer("n"), inputs.integer("c"), params.integer("k"))}
     counts = [inputs.integers(name) if _listed(inputs, name) else None for name in ("n", "c")]
@@ -33,7 +34,7 @@ def _at_k(formula: Callable[[int, int, int], float], inputs: Inputs, params: Par
         column if column is not None else [inputs.integer(name)] * tasks
         for name, column in zip(("n", "c"), counts, strict=True)
     )
-    return {"value": [formula(a, b, params.integer("k")) for a, b in zip(n, c, strict=True)]}
+    return {"value": fmean(formula(a, b, params.integer("k")) for a, b in zip(n, c, strict=True))}
 
 
 def _listed(inputs: Inputs, name: str) -> bool:
