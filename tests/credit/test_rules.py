@@ -17,7 +17,7 @@ from phronesis.credit import (
     build,
     discounted_returns,
 )
-from phronesis.credit.turnwise.turns import depths, predecessors, states
+from phronesis.credit.turnwise.turns import depths, states
 from phronesis.errors import ConfigError, GroupTooSmall, TrainingError
 from phronesis.records import Component, Episode, EpisodeGroup, Failure, Finish, Reply, Reward, Stop, Task, Turn
 
@@ -111,7 +111,7 @@ def tree():
 
 
 def test_rewrites_continue_and_forks_branch():
-    before = predecessors(tree())
+    before = tree().before
     assert before == (None, 0, 0, 2, None)
     assert depths(before) == (0, 1, 1, 2, 0)
 

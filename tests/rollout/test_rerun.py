@@ -16,7 +16,7 @@ from phronesis.records import EpisodeGroup, Reply, say
 from phronesis.rewards import EnvReward
 from phronesis.rollout.limits import Limits
 from phronesis.rollout.play import Stage, Ticket, play, score
-from phronesis.rollout.rerun import Reruns, line_before
+from phronesis.rollout.rerun import Reruns
 from phronesis.seeding import rng, stream
 
 
@@ -140,7 +140,7 @@ def test_a_rewritten_history_is_continued():
     chat = CHATS["strip"]
     said = policy_of(*(thinking("hm", t) for t in ("a", "bb", "ccc")), chat=chat)
     episode = scored(stage_of(Walk, said, chat=chat, rubric=EnvReward()))
-    assert [t.parent for t in episode.turns] == [None] * 3 and line_before(episode, 2) == (0, 1)
+    assert [t.parent for t in episode.turns] == [None] * 3 and episode.line(2) == (0, 1, 2)
     stage = stage_of(Walk, policy_of(thinking("so", "four"), chat=chat), chat=chat, rubric=EnvReward())
     (found,), _ = rerun(stage, (2, 1), episode=episode)
     assert found == (4.0,) and stage.policy.prompts == [episode.prompt(2)]

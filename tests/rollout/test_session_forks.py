@@ -51,7 +51,8 @@ def test_a_fork_is_a_branch_of_the_tree():
         assert episode.stop is Stop.completed and episode.failure is None
         assert_exact(episode, policy)
         assert [t.parent for t in episode.turns] == [None, 0, 1, 0, 3, None, 5, 6, 1]
-        assert episode.leaves == (2, 4, 7, 8)
+        assert [t.follows for t in episode.turns] == [-1, 0, 1, 0, 3, -1, 5, 6, 1]
+        assert episode.leaves == episode.ends == (2, 4, 7, 8)
         assert [episode.path(leaf) for leaf in episode.leaves] == [(0, 1, 2), (0, 3, 4), (5, 6, 7), (0, 1, 8)]
         assert episode.turns[2].context == episode.turns[8].context
         assert episode.turns[5].context == episode.turns[0].context
@@ -91,6 +92,8 @@ def test_a_fork_crosses_a_rewritten_history():
         assert episode.stop is Stop.completed and episode.failure is None
         assert_exact(episode, policy)
         assert all(t.parent is None for t in episode.turns)
+        assert episode.before == (None, 0, 1, 0, 3, None, 5, 6, 1) and episode.ends == (2, 4, 7, 8)
+        assert [episode.line(end) for end in episode.ends] == [(0, 1, 2), (0, 3, 4), (5, 6, 7), (0, 1, 8)]
         assert policy.prompts[8] == policy.prompts[2] != policy.prompts[1]
         assert policy.prompts[3] == policy.prompts[1] and policy.prompts[5] == policy.prompts[0]
         assert [m.text for m in sessions[2].messages if m.role == "assistant"] == ["word 0", "word 3", "word 4"]

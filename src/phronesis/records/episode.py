@@ -45,6 +45,9 @@ class Episode(Struct, frozen=True, kw_only=True):
     """Why it ended."""
     reward: Reward | None = None
     """The rubric's judgement; None when never scored (a fault, or no rubric yet)."""
+    stops: tuple[Stop, ...] = ()
+    """Why each branch ended, in the order of `ends`, where they were played as attempts of their own; () where `stop` says it
+    of all. `stop` is then that of a completed branch if there is one."""
     failure: Failure | None = None
     """Set exactly when `stop.is_fault`."""
     group: str | None = None
@@ -68,6 +71,46 @@ class Episode(Struct, frozen=True, kw_only=True):
             chain.append(at)
             at = self.turns[at].parent
         return tuple(reversed(chain))
+
+    @property
+    def before(self) -> tuple[int | None, ...]:
+        """Per turn, the turn whose reply it answers; None where it answers the reset. In order of time, so that a rewritten
+        history goes on where `Turn.parent` begins anew.
+
+        Where no turn notes it (`Turn.follows`), a turn follows its parent, and a root after the first turn the turn before it,
+        unless it repeats an earlier root's prompt: then it is taken for a fork and shares that root's predecessor.
+        """
+        found: list[int | None] = []
+        roots: dict[tuple[int, ...], int] = {}
+        for k, turn in enumerate(self.turns):
+            if turn.follows is not None:
+                found.append(turn.follows if turn.follows >= 0 else None)
+            elif turn.parent is not None:
+                found.append(turn.parent)
+            else:
+                twin = roots.setdefault(turn.context, k) if turn.context else k
+                found.append(found[twin] if twin != k else (k - 1 if k else None))
+        return tuple(found)
+
+    @property
+    def ends(self) -> tuple[int, ...]:
+        """Turns that nothing follows, in order: one per trajectory in time, where `leaves` has one per prompt that ends."""
+        followed = set(self.before)
+        return tuple(k for k in range(len(self.turns)) if k not in followed)
+
+    def line(self, turn: int) -> tuple[int, ...]:
+        """The turns that led to `turn`, itself included, in order of time, across rewrites of history."""
+        before, found = self.before, [turn]
+        while (at := before[found[-1]]) is not None:
+            found.append(at)
+        return tuple(reversed(found))
+
+    @property
+    def earned(self) -> tuple[float, ...]:
+        """Reward earned at each turn `[turns]`; zeros when never scored. What belongs to no turn counts at every one of `ends`,
+        so that each trajectory's return holds it once."""
+        n = len(self.turns)
+        return (0.0,) * n if self.reward is None else self.reward.by_turn(n, self.ends)
 
     def prompt(self, turn: int) -> tuple[int, ...]:
         """The ids the engine consumed before producing turn `turn`."""

@@ -121,6 +121,9 @@ class Turn(Struct, frozen=True, kw_only=True):
 
     parent: int | None
     """Index (in `Episode.turns`) of the turn this one extends; None at a root."""
+    follows: int | None = None
+    """Index of the turn whose reply this one answers, -1 where it answers the reset: tells a fork from a rewritten history.
+    None where it was not noted; see `Episode.before`."""
     author: str = "policy"
     """Role that spoke: ``policy`` for the trained one, else e.g. ``teacher`` or ``human``."""
     context: tuple[int, ...]

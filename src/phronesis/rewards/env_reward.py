@@ -73,12 +73,7 @@ def acted_turns(episode: Episode) -> tuple[int, ...]:
     """Indices of the turns whose replies make up what the agent did, in order.
 
     An episode that never forked has one line of turns, possibly over several roots (a rewritten history starts a new one):
-    every acted turn counts. After a fork only one line was the agent's choice: the one that ends in the last leaf. A fork is
-    seen by two turns with one parent; a fork at the very first turn looks like a rewritten history and is counted as one.
+    every acted turn counts. After a fork only one line was the agent's choice: the one that ends in the last of `Episode.ends`.
     """
-    acted = [i for i, turn in enumerate(episode.turns) if turn.reply is not None]
-    parents = [turn.parent for turn in episode.turns if turn.parent is not None]
-    if len(parents) == len(set(parents)):
-        return tuple(acted)
-    chosen = set(episode.path(episode.leaves[-1]))
-    return tuple(i for i in acted if i in chosen)
+    chosen = episode.line(episode.ends[-1]) if episode.turns else ()
+    return tuple(i for i in chosen if episode.turns[i].reply is not None)

@@ -9,7 +9,6 @@ from collections.abc import Sequence
 
 from msgspec.structs import replace
 
-from phronesis.credit.turnwise.turns import predecessors
 from phronesis.errors import ConfigError
 from phronesis.policy import Scores
 from phronesis.records import Episode, Message, TextPart, say
@@ -64,12 +63,7 @@ def hinted(episode: Episode, turn: int, hint: str) -> list[Message]:
     """The conversation up to turn `turn`, with `hint` added to the last message of the opening."""
     messages = list(episode.opening) or [Message(role="user")]
     messages[-1] = replace(messages[-1], content=(*messages[-1].content, TextPart(text=f"\n\n{hint}")))
-    before, line = predecessors(episode), list[int]()
-    at = before[turn]
-    while at is not None:
-        line.append(at)
-        at = before[at]
-    for k in reversed(line):
+    for k in episode.line(turn)[:-1]:
         past = episode.turns[k]
         messages.append(past.action or Message(role="assistant"))
         messages += () if past.reply is None else past.reply.messages

@@ -18,7 +18,6 @@ from dataclasses import replace as replace_data
 from msgspec.structs import replace
 
 from phronesis.credit.rule import value_of
-from phronesis.credit.turnwise.turns import predecessors
 from phronesis.env import Snapshots
 from phronesis.errors import AllFaulted, ConfigError, EnvFault
 from phronesis.policy import prompt_crc
@@ -161,7 +160,7 @@ class Reruns(Asking):
             EpisodeOver: the environment failed, or answered otherwise than recorded, or the policy would be shown another
                 prompt; `_check` tells these apart.
         """
-        line = line_before(episode, turn)
+        line = episode.line(turn)[:-1]
         try:
             await session.replay(line)
         finally:
@@ -169,19 +168,6 @@ class Reruns(Asking):
         if prompt_crc(session.prompt) != episode.turns[turn].prompt_crc:
             message = f"turn {turn} would be shown another prompt than recorded: this is not the chat format it was played with"
             raise session.attempt.end(Stop.env_fault, Failure(where="chat.extend", kind=REPLAY_DIFFERS, message=message))
-
-
-def line_before(episode: Episode, turn: int) -> tuple[int, ...]:
-    """The turns that led to turn `turn`, in order of time, across rewrites of history.
-
-    A chain of three turns: before turn 2 lie turns 0 and 1.
-    """
-    before, line = predecessors(episode), list[int]()
-    at = before[turn]
-    while at is not None:
-        line.append(at)
-        at = before[at]
-    return tuple(reversed(line))
 
 
 def _attempt(stage: Stage, episode: Episode, turn: int, key: str, draws: int) -> Attempt:

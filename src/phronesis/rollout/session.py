@@ -215,8 +215,9 @@ class EpisodeSession:
         self._check(prompt, completion)
         parsed = a.chat.parse(completion.ids, len(a.turns))
         turn = Turn(
-            parent=self._last, author=author, context=self._pending, completion=completion.ids, sampled=completion.sampled,
-            logprobs=completion.logprobs, entropies=completion.entropies, temperature=params.temperature,
+            parent=self._last, follows=self._line[-1] if self._line else -1, author=author,
+            context=self._pending, completion=completion.ids, sampled=completion.sampled, logprobs=completion.logprobs,
+            entropies=completion.entropies, temperature=params.temperature,
             version=completion.version, finish=completion.finish, spans=parsed.spans, prompt_crc=completion.prompt_crc,
             action=parsed.message, parse_error=parsed.error, seed=params.seed, started=began,
             policy_seconds=a.elapsed - began, cached_tokens=completion.cached_tokens,

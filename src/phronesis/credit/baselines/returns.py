@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Sequence
 
-from phronesis.credit.turnwise.turns import predecessors
 from phronesis.records import Episode
 
 
@@ -42,9 +41,9 @@ def token_returns(episode: Episode, gamma: float = 1.0) -> list[float]:
         gamma: discount per sampled token, in [0, 1].
     """
     turns = episode.turns
-    earned = (0.0,) * len(turns) if episode.reward is None else episode.reward.by_turn(len(turns))
+    earned = episode.earned
     after: dict[int, list[float]] = defaultdict(list)
-    before = predecessors(episode)
+    before = episode.before
     rows: list[tuple[float, ...]] = [()] * len(turns)
     for k in reversed(range(len(turns))):
         follows = sum(after[k]) / len(after[k]) if after[k] else 0.0

@@ -12,7 +12,6 @@ from msgspec.structs import replace
 
 from phronesis.credit.baselines.whitening import settled
 from phronesis.credit.rule import Rerun, TokenValues, Values, members
-from phronesis.credit.turnwise.turns import predecessors
 from phronesis.errors import ConfigError
 from phronesis.records import Credit, Episode, EpisodeGroup
 
@@ -39,9 +38,9 @@ def over_turns(episode: Episode, values: TokenValues, one_turn: OneTurn) -> Toke
     Where the episode forks, the mean of the branches follows. A turn without a sampled token takes no time: what follows it
     and what it earned belong to the turn before it.
     """
-    earned = (0.0,) * len(episode.turns) if episode.reward is None else episode.reward.by_turn(len(episode.turns))
+    earned = episode.earned
     after: dict[int, list[int]] = defaultdict(list)
-    for k, at in enumerate(predecessors(episode)):
+    for k, at in enumerate(episode.before):
         if at is not None:
             after[at].append(k)
     heads: list[Ahead] = [Ahead(0.0, 0.0)] * len(episode.turns)

@@ -22,7 +22,6 @@ from phronesis.credit.turnwise.turns import (
     is_chain,
     pool_keys,
     pooled_advantages,
-    predecessors,
     tree_returns,
 )
 from phronesis.errors import ConfigError
@@ -93,8 +92,6 @@ class PotentialCredit(Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
             raise ConfigError(f"potential reads chains of turns and episode {episode.id!r} forks; choose 'tree'")
         n = len(episode.turns)
         found = await points(episode, path=self.judge, metric=self.metric, rule="potential")
-        earned = (0.0,) * n if episode.reward is None else episode.reward.by_turn(n)
         extra = shaping([*found[:n], 0.0], self.gamma)
-        return tree_returns(
-            [r + self.weight * f for r, f in zip(earned, extra, strict=True)], predecessors(episode), self.gamma
-        )
+        shaped = [r + self.weight * f for r, f in zip(episode.earned, extra, strict=True)]
+        return tree_returns(shaped, episode.before, self.gamma)

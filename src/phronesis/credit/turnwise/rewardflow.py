@@ -99,9 +99,7 @@ class RewardFlowCredit(Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         rewards: dict[Hashable, float] = {}
         walked = {e: _steps(group.episodes[e]) for e in kept}
         for e, steps in walked.items():
-            n = len(steps)
-            earned = [0.0] * n if (reward := group.episodes[e].reward) is None else reward.by_turn(n)
-            for (s, t), r in zip(steps, earned, strict=True):
+            for (s, t), r in zip(steps, group.episodes[e].earned, strict=True):
                 edges.setdefault(s, []).append(t)
                 rewards[t] = max(r, rewards.get(t, r))
         gained = step_rewards(edges, graph_values(edges, rewards, self.gamma))

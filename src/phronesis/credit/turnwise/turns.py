@@ -1,7 +1,7 @@
 """Turn credit: what a turn led to, against what was to be expected there.
 
-Turns are ordered by time, not only by `Turn.parent`: a history rewrite starts a new root that continues the turn before it,
-while a fork starts a sibling. `predecessors` tells them apart.
+Turns are ordered by time (`Episode.before`), not by `Turn.parent`: a history rewrite starts a new root that continues the turn
+before it, while a fork starts a sibling.
 """
 
 from __future__ import annotations
@@ -33,23 +33,6 @@ class Place(NamedTuple):
     """Index into `Episode.turns`."""
 
 
-def predecessors(episode: Episode) -> tuple[int | None, ...]:
-    """Per turn, the turn whose reply it answers; None where it answers the reset.
-
-    A turn with a parent follows its parent. A root after the first turn either repeats an earlier root's prompt, then it is a
-    fork and shares that root's predecessor, or has a rewritten prompt, then it follows the turn before it.
-    """
-    before: list[int | None] = []
-    roots: dict[tuple[int, ...], int] = {}
-    for k, turn in enumerate(episode.turns):
-        if turn.parent is not None:
-            before.append(turn.parent)
-            continue
-        twin = roots.setdefault(turn.context, k)
-        before.append(before[twin] if twin != k else (k - 1 if k else None))
-    return tuple(before)
-
-
 def depths(before: tuple[int | None, ...]) -> tuple[int, ...]:
     """How many turns precede each turn on its way from the reset.
 
@@ -65,7 +48,7 @@ def depths(before: tuple[int | None, ...]) -> tuple[int, ...]:
 def states(episode: Episode) -> tuple[str | None, ...]:
     """Per turn, the key of the state it acted in; None where the environment reported none."""
     keys: list[str | None] = []
-    for at in predecessors(episode):
+    for at in episode.before:
         reply = None if at is None else episode.turns[at].reply
         keys.append(INITIAL_STATE if at is None else (None if reply is None or reply.state_key is None else reply.state_key))
     return tuple(keys)
@@ -76,8 +59,7 @@ def discounted_returns(episode: Episode, gamma: float) -> tuple[float, ...]:
 
     Turn rewards (0, 0, 1) and gamma .95: (.9025, .95, 1).   Formula [reinforce-rtg], by turns.
     """
-    earned = (0.0,) * len(episode.turns) if episode.reward is None else episode.reward.by_turn(len(episode.turns))
-    return tree_returns(earned, predecessors(episode), gamma)
+    return tree_returns(episode.earned, episode.before, gamma)
 
 
 def chain(turns: int) -> tuple[int | None, ...]:
@@ -91,13 +73,13 @@ def chain(turns: int) -> tuple[int | None, ...]:
 
 def is_chain(episode: Episode) -> bool:
     """Whether each turn follows the one before it; a rewritten history does, a fork does not."""
-    return predecessors(episode) == chain(len(episode.turns))
+    return episode.before == chain(len(episode.turns))
 
 
 def following(episode: Episode) -> tuple[int | None, ...]:
     """Per turn, the first turn that follows it; None at the end of a branch."""
     found: list[int | None] = [None] * len(episode.turns)
-    for k, at in enumerate(predecessors(episode)):
+    for k, at in enumerate(episode.before):
         if at is not None and found[at] is None:
             found[at] = k
     return tuple(found)
@@ -169,7 +151,7 @@ def turn_advantages(group: EpisodeGroup, *, gamma: float, pool: Pool, baseline: 
 def pool_keys(episode: Episode, pool: Pool) -> tuple[Hashable, ...]:
     """Per turn, the name of the pool it is compared in; None where it has none."""
     if pool == "turn":
-        return depths(predecessors(episode))
+        return depths(episode.before)
     return states(episode) if pool == "state" else ("all",) * len(episode.turns)
 
 
