@@ -27,6 +27,7 @@ COMMANDS = {
     "eval": "evaluate a trained agent on held-out tasks",
     "play": "take the policy's place in an environment",
     "env": "list environments, or check that one keeps its promises",
+    "bench": "measure how fast this machine decodes, beside others and its own bound",
     "doctor": "report on this machine, a chat template, or the settings of a run",
     "report": "write a run's report.html",
     "replay": "play a stored episode again and compare every token",

@@ -1,0 +1,1 @@
+"""How fast engines decode on this machine, side by side: `phronesis bench engine`."""
