@@ -97,6 +97,11 @@ class ThoughtMeter:
         """True when the block must be closed before anything else is sampled."""
         return self._inside and self._used >= self._budget.max_tokens
 
+    @property
+    def left(self) -> int | None:
+        """Ids that may still be sampled inside the block; None outside of one."""
+        return max(self._budget.max_tokens - self._used, 0) if self._inside else None
+
 
 @dataclass(eq=False)
 class Request:

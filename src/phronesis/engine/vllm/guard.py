@@ -1,0 +1,53 @@
+"""Runs a command until it ends or until whoever started this script is gone; then nothing of it is left.
+
+Usage: ``python guard.py GRACE COMMAND...`` with a pipe for standard input. The pipe closes when the starting process lets go
+of it or dies in any way, SIGKILL included. Then the command's whole process group gets SIGTERM and, after GRACE seconds,
+SIGKILL. Needs the standard library alone and imports nothing else, so that it starts at once.
+"""
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+
+def main() -> int:
+    """Guards one command; returns its exit code."""
+    grace, command = float(sys.argv[1]), sys.argv[2:]
+    for number in (signal.SIGINT, signal.SIGHUP, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)  # the pipe alone decides
+    child = subprocess.Popen(command, stdin=subprocess.DEVNULL, start_new_session=True, restore_signals=True)
+
+    def watch() -> None:
+        while os.read(0, 4096):
+            pass
+        _kill(child.pid, signal.SIGTERM)
+        ends = time.monotonic() + grace
+        while time.monotonic() < ends and _there(child.pid):
+            time.sleep(0.05)
+        _kill(child.pid, signal.SIGKILL)
+
+    threading.Thread(target=watch, daemon=True).start()
+    code = child.wait()
+    _kill(child.pid, signal.SIGKILL)  # helpers of a command that ended by itself
+    return code if code >= 0 else 128 - code
+
+
+def _kill(group: int, number: int) -> None:
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(group, number)
+
+
+def _there(group: int) -> bool:
+    try:
+        os.killpg(group, 0)
+    except (ProcessLookupError, PermissionError):
+        return False
+    return True
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,54 @@
+"""Folders of weights that servers load: written whole, kept until no server can still need them, removed at the end."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+Save = Callable[[Path], None]
+"""Writes a checkpoint directory, tokenizer and all."""
+MEMORY = Path("/dev/shm")
+"""Memory-backed space of Linux."""
+KEPT = 2
+"""Newest folders kept: a server may be reading the one before."""
+
+
+class WeightFolders:
+    """One folder per version."""
+
+    def __init__(self, save: Save, root: str | None = None):
+        """Nothing is written yet.
+
+        Args:
+            save: writes the present weights.
+            root: where the servers see the folders; None takes temporary space in memory where there is some.
+        """
+        self._save = save
+        self._own = root is None
+        self._root = None if root is None else Path(root)
+        self._kept: list[Path] = []
+
+    def write(self, name: str) -> Path:
+        """The folder of the present weights, whole."""
+        if self._root is None:
+            within = MEMORY if MEMORY.is_dir() else None
+            self._root = Path(tempfile.mkdtemp(prefix="phronesis-weights-", dir=within))
+        folder = self._root.absolute() / name
+        self._save(folder)
+        if folder not in self._kept:
+            self._kept.append(folder)
+        for old in self._kept[:-KEPT]:
+            shutil.rmtree(old, ignore_errors=True)
+        self._kept = self._kept[-KEPT:]
+        return folder
+
+    def remove(self) -> None:
+        """Removes everything written."""
+        for folder in self._kept:
+            shutil.rmtree(folder, ignore_errors=True)
+        if self._own and self._root is not None:
+            shutil.rmtree(self._root, ignore_errors=True)
+            self._root = None
+        self._kept = []
