@@ -209,6 +209,14 @@ def compact(value: object) -> str:
     return msgspec.json.encode(value).decode()
 
 
+def decoded(data: str) -> object:
+    """The JSON value of an event; a `WireError` when it is none."""
+    try:
+        return msgspec.json.decode(data)
+    except (msgspec.DecodeError, UnicodeError, RecursionError) as error:
+        raise WireError("event", f"not JSON ({error}): {data[:200]!r}") from error
+
+
 def pieces(answer: Answer, size: int = 24) -> Iterator[Piece]:
     """A finished answer in pieces of at most `size` characters, for a server that has all of it at once.
 

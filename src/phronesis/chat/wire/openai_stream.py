@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any, cast
 
-import msgspec
-
 from phronesis.chat.wire.exchange import (
     CallPiece,
     EndPiece,
@@ -16,6 +14,7 @@ from phronesis.chat.wire.exchange import (
     ThoughtPiece,
     UsagePiece,
     compact,
+    decoded,
     pieces,
 )
 from phronesis.chat.wire.fields import Fields
@@ -23,6 +22,7 @@ from phronesis.chat.wire.openai_chat import finish_reason, read_finish, read_usa
 from phronesis.chat.wire.sse import ServerEvent
 from phronesis.errors import WireError
 from phronesis.policy import Answer
+from phronesis.records import Finish, Usage
 
 DONE = ServerEvent("[DONE]")
 """Closes a stream."""
@@ -48,18 +48,19 @@ class ChunkWriter:
         self._head = {"id": id, "object": "chat.completion.chunk", "created": created, "model": model}
         self._usage = usage
         self._calls = False
+        self._finish, self._spent = Finish.stop, Usage()
 
-    def start(self) -> ServerEvent:
+    def start(self) -> list[ServerEvent]:
         """The first event: who speaks."""
-        return self._chunk({"role": "assistant", "content": ""})
+        return [self._chunk({"role": "assistant", "content": ""})]
 
-    def write(self, piece: Piece) -> Iterator[ServerEvent]:
-        """The events of a piece; `UsagePiece` comes last."""
+    def write(self, piece: Piece) -> list[ServerEvent]:
+        """The events of a piece."""
         match piece:
             case ThoughtPiece(text):
-                yield self._chunk({"reasoning_content": text})
+                return [self._chunk({"reasoning_content": text})]
             case TextPiece(text):
-                yield self._chunk({"content": text})
+                return [self._chunk({"content": text})]
             case CallPiece(index, arguments, id, name):
                 self._calls = True
                 function: dict[str, Any] = {"arguments": arguments}
@@ -67,12 +68,19 @@ class ChunkWriter:
                 if name is not None:
                     call |= {"id": id, "type": "function"}
                     function = {"name": name, **function}
-                yield self._chunk({"tool_calls": [{**call, "function": function}]})
+                return [self._chunk({"tool_calls": [{**call, "function": function}]})]
             case EndPiece(finish):
-                yield self._chunk({}, finish_reason(finish, self._calls))
+                self._finish = finish
             case UsagePiece(usage):
-                if self._usage:
-                    yield ServerEvent(compact({**self._head, "choices": [], "usage": write_usage(usage)}))
+                self._spent = usage
+        return []
+
+    def close(self) -> list[ServerEvent]:
+        """The last events: why the answer ended, the token counts if they were asked for, ``[DONE]``."""
+        events = [self._chunk({}, finish_reason(self._finish, self._calls))]
+        if self._usage:
+            events.append(ServerEvent(compact({**self._head, "choices": [], "usage": write_usage(self._spent)})))
+        return [*events, DONE]
 
     def _chunk(self, delta: dict[str, Any], reason: str | None = None) -> ServerEvent:
         return ServerEvent(compact({**self._head, "choices": [{"index": 0, "delta": delta, "finish_reason": reason}]}))
@@ -88,10 +96,10 @@ def stream_answer(answer: Answer, *, created: int, usage: bool = False, size: in
         size: most characters per event.
     """
     writer = ChunkWriter(id=answer.id, model=answer.model, created=created, usage=usage)
-    yield writer.start()
+    yield from writer.start()
     for piece in pieces(answer, size):
         yield from writer.write(piece)
-    yield DONE
+    yield from writer.close()
 
 
 def stream_error(message: str, kind: str = "server_error") -> ServerEvent:
@@ -123,7 +131,7 @@ class ChunkReader:
         if event.data.strip() == "[DONE]":
             self.done = True
             return []
-        fields = Fields(_decoded(event.data), "chunk")
+        fields = Fields(decoded(event.data), "chunk")
         if fields.has("error"):
             error = fields.value("error")
             said = cast(dict[str, object], error).get("message") if isinstance(error, dict) else error
@@ -168,10 +176,3 @@ class ChunkReader:
             index = self._indices.setdefault(id, len(self._indices)) if id else max(len(self._indices) - 1, 0)
         name = None if function is None else function.text_or("name", None) or None
         return CallPiece(index, "" if function is None else function.text_or("arguments", ""), id, name)
-
-
-def _decoded(data: str) -> object:
-    try:
-        return msgspec.json.decode(data)
-    except (msgspec.DecodeError, UnicodeError, RecursionError) as error:
-        raise WireError("chunk", f"not JSON ({error}): {data[:200]!r}") from error
