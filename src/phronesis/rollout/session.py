@@ -10,7 +10,7 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import msgspec
 
@@ -33,6 +33,15 @@ REPLAY_DIFFERS = "ReplayDiffers"
 
 class EpisodeOver(Exception):
     """Unwinds the agent when the episode has ended under it; caught by `play` and by nobody else."""
+
+
+class Begun(NamedTuple):
+    """How the next turn of a branch has begun already."""
+
+    ids: tuple[int, ...] = ()
+    """Forced at its beginning, before what the agent forces."""
+    thought: int = 0
+    """How many of them were sampled in a thought, and are charged to the thought's limit."""
 
 
 class Attempt:
@@ -149,6 +158,7 @@ class EpisodeSession:
         self._last: int | None = None
         self._line: list[int] = []
         self.over: Stop | None = None
+        self.begun = Begun()
         self._branch = attempt.branches
         attempt.branches += 1
 
@@ -207,6 +217,7 @@ class EpisodeSession:
         """
         a, began = self.attempt, self.attempt.elapsed
         params = self._params(max_tokens, forced, a.sampling.temperature if temperature is None else temperature)
+        self.begun = Begun()
         a.asked += 1  # counted when asked, so that branches that sample at once get other seeds and share one allowance
         prompt = [*self._prompt, *self._pending]
         completion = await a.guard(
@@ -366,9 +377,11 @@ class EpisodeSession:
         allowed = [a.limits.max_turn_tokens if max_tokens is None else max_tokens]
         allowed += [n for n in (left.tokens, left.context) if n is not None]
         s, thought = a.sampling, a.limits.thought_tokens
+        if thought is not None:
+            thought = max(thought - self.begun.thought, 0)
         return SamplingParams(
             max_tokens=min(allowed), temperature=temperature, top_p=s.top_p, top_k=s.top_k, min_p=s.min_p,
-            stop_ids=a.chat.stop_ids, seed=stream(a.draws, "turn", a.asked), forced=tuple(forced),
+            stop_ids=a.chat.stop_ids, seed=stream(a.draws, "turn", a.asked), forced=(*self.begun.ids, *forced),
             thought=None if thought is None else a.chat.thought_budget(thought), cache_key=f"{a.key}/{self._branch}",
         )  # fmt: skip
 

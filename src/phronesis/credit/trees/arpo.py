@@ -85,16 +85,18 @@ class ARPOCredit(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, 
 
     async def assign(self, group: EpisodeGroup, rerun: Rerun | None = None) -> Credit:
         """Credit of one group; `rerun` is not used."""
-        episodes = {e: group.episodes[e] for e in members(group).kept}
-        branches = [(e, leaf) for e, episode in episodes.items() for leaf in episode.leaves]
-        rewards = [branch_reward(episodes[e], leaf) for e, leaf in branches]
-        # A forked episode is several attempts, so that a lone one is no group of one.
+        # A forked episode is several attempts, so that one left over by faults may still be compared.
+        episodes = {e: group.episodes[e] for e in members(group, compared=False).kept}
+        branches = [(e, end) for e, episode in episodes.items() for end in episode.ends]
+        if len(branches) == 1 and len(group.episodes) > 1:
+            return turn_credit(group, {})
+        rewards = [branch_reward(episodes[e], end) for e, end in branches]
         advantages = self.baseline.advantages(rewards) if rewards else ()
         _, places = overlay(episodes)
         through: dict[Node, list[float]] = {}
         own: dict[tuple[int, int], list[float]] = {}
-        for (e, leaf), advantage in zip(branches, advantages, strict=True):
-            for k in episodes[e].path(leaf):
+        for (e, end), advantage in zip(branches, advantages, strict=True):
+            for k in episodes[e].line(end):
                 through.setdefault(places[e, k], []).append(advantage)
                 own.setdefault((e, k), []).append(advantage)
         found: dict[int, list[float]] = {}

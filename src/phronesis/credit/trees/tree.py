@@ -76,35 +76,34 @@ Places = Mapping[tuple[int, int], Node]
 """The node of turn k of episode e, by (e, k)."""
 
 
-def branch_reward(episode: Episode, leaf: int) -> float:
-    """Reward of one branch: what its turns earned, and what belongs to the episode as a whole."""
-    if len(episode.leaves) <= 1 or episode.reward is None:
+def branch_reward(episode: Episode, end: int) -> float:
+    """Reward of one branch: what judges it, what its turns earned, and what belongs to the episode as a whole."""
+    if len(episode.ends) <= 1 or episode.reward is None:
         return value_of(episode)
-    path = set(episode.path(leaf))
-    parts = [c for c in episode.reward.components if not c.audit and c.score is not None]
-    return sum(c.weight * (c.score or 0.0) for c in parts if c.turn is None or c.turn in path)
+    return episode.reward.of_branch(end, episode.line(end))
 
 
 def overlay(episodes: Mapping[int, Episode]) -> tuple[Node, Places]:
     """The tree of all attempts, with the node of every turn.
 
-    Turns are laid over one another along `Turn.parent`; a rewritten prompt therefore begins a branch of its own, whose reward
-    is the episode's.
+    Turns are laid over one another in order of time (`Episode.before`): a rewritten prompt goes on where it was rewritten.
     """
     root = Node()
     nodes = [root]
     places: dict[tuple[int, int], Node] = {}
     for e, episode in episodes.items():
+        before = episode.before
         for k, turn in enumerate(episode.turns):
-            at = root if turn.parent is None else places[e, turn.parent]
+            follows = before[k]
+            at = root if follows is None else places[e, follows]
             written = turn.context, turn.completion
             if written not in at.children:
                 at.children[written] = Node()
                 nodes.append(at.children[written])
             places[e, k] = at.children[written]
             places[e, k].draws += 1
-        for leaf in episode.leaves:
-            places[e, leaf].scores.append(branch_reward(episode, leaf))
+        for end in episode.ends:
+            places[e, end].scores.append(branch_reward(episode, end))
     for node in reversed(nodes):  # children come after their parents
         node.value = tree_value(_drawn(node))
     return root, places
