@@ -32,6 +32,7 @@ from phronesis.losses import (
     measure_mismatch,
 )
 from phronesis.models.decoder import Decoder
+from phronesis.models.lora import Adapters
 from phronesis.records import Batch
 from phronesis.seeding import rng, stream
 from phronesis.train.control import Controller
@@ -106,16 +107,30 @@ class Learner:
     """A decoder, an optimiser and how to use them. The weights are changed in place, so an engine that holds the same
     decoder sees them at once (tell it with `Versioned.advance`)."""
 
-    def __init__(self, decoder: Decoder, config: LearnerConfig):
+    def __init__(self, decoder: Decoder, config: LearnerConfig, *, reference: bool = False, adapters: Adapters | None = None):
+        """Begins with the decoder as it is.
+
+        Args:
+            decoder: its weights are changed in place.
+            config: how.
+            reference: keep a frozen copy of the weights as they are now, also where the loss has no divergence from it.
+            adapters: over the same decoder; they alone are trained. None trains all weights.
+
+        Raises:
+            ConfigError: the weights are not float32.
+        """
         if decoder.dtype != torch.float32:
             raise ConfigError(f"the weights are {decoder.dtype}, training needs float32; use precision bf16 for bf16 products")
-        self.decoder, self.config = decoder, config
-        self.stepper = Stepper(decoder.named_parameters(), config.optimizer, config.schedule)
+        self.decoder, self.config, self.adapters = decoder, config, adapters
+        trained = decoder if adapters is None else adapters
+        self.stepper = Stepper(trained.named_parameters(), config.optimizer, config.schedule)
         self.updates = 0
         self._loss = config.loss.build()
         self._entropy: Entropy = "gradient" if config.loss.entropy_gradient else "value" if config.entropy else "no"
         self.controller = Controller(config.loss)
-        self.reference: Decoder | None = None if config.loss.kl is None else deepcopy(decoder).requires_grad_(False)
+        self.reference: Decoder | None = None
+        if reference or config.loss.kl is not None:
+            self.reference = deepcopy(decoder).requires_grad_(False)
         self._base = _copied(decoder) if config.restart else None
         self._device = self.stepper.parameters[0].device
 
@@ -136,7 +151,7 @@ class Learner:
             if config.old == "learner" and (len(plans) > 1 or config.restart):
                 olds = [[self._logp(self.decoder, part) for part in parts] for parts in plans]
             self._begin()
-            frozen = self.reference
+            frozen = None if config.loss.kl is None else self.reference
             refs = None if frozen is None else [[self._logp(frozen, part) for part in parts] for parts in plans]
             for epoch in range(config.epochs):
                 order = list(range(len(plans)))
@@ -214,6 +229,8 @@ class Learner:
                     moved.append(_moved(now, part))
             norm = self._clip()
             lr = self._advance(parts[0], moved)
+            if self.adapters is not None:
+                self.adapters.merge()
         finally:
             self.stepper.clear()
         outputs = outputs if whole is None else [whole.output]
@@ -226,6 +243,8 @@ class Learner:
         kept = {"updates": self.updates, "stepper": self.stepper.state(), "controller": self.controller.state()}
         if self._base is not None:
             kept["base"] = self._base
+        if self.adapters is not None:
+            kept["adapters"] = self.adapters.state()
         return kept if self.reference is None else {**kept, "reference": self.reference.state_dict()}
 
     def restore(self, state: dict[str, Any]) -> None:
@@ -234,6 +253,12 @@ class Learner:
         self.updates = int(state["updates"])
         if "controller" in state:
             self.controller.restore(state["controller"])
+        if (self.adapters is not None) != ("adapters" in state):
+            raise ConfigError(
+                "the checkpoint and the learner do not both train adapters; continue with the lora settings it had"
+            )
+        if self.adapters is not None:
+            self.adapters.restore(state["adapters"])
         if self._base is not None:
             if "base" not in state:
                 raise ConfigError("the checkpoint was made without restarts; continue with the learner it was made with")
@@ -247,6 +272,8 @@ class Learner:
         """Forgets the optimiser's state, and what was learned, where the config says so."""
         if self._base is not None:
             self.decoder.load_state_dict(self._base)
+            if self.adapters is not None:
+                self.adapters.reset()
         if self._base is not None or self.config.reset:
             self.stepper.forget()
 
