@@ -67,6 +67,9 @@ CASES: list[tuple[str, list[str], str]] = [
     ("denominator-moves", ["dynamic.max_rounds=5"], "as in DAPO"),
     ("denominator-moves", ["batch.count_silent=false"], "batch.count_silent is off"),
     ("observations-unheard", ["learner.loss.observations=0.1", "batch.drop_silent=false"], "observations 0.1"),
+    ("pairs-alone", ["lesson.type=pairs", "group_size=1", f"{OBJECTIVE}=reinforce", f"{AGGREGATION}=token_mean",
+                     "credit.type=reinforce_pp"], "under lesson 'pairs'"),
+    ("loss-unread", ["lesson.type=pairs"], "'pairs' has a loss of its own"),
     ("dynamic-blind", ["dynamic.max_rounds=5", "credit.type=gae", "critic.epochs=1", PER_SEQUENCE], "under a critic"),
 ]  # fmt: skip
 """Rule, settings over quickstart, a piece of the reason."""

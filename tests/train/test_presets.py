@@ -24,7 +24,7 @@ from phronesis.train.metrics import undefined
 from phronesis.train.optimizer import AdamWConfig, Constant, Stepper
 
 BASE = recipes.get("quickstart")
-REFUSED = {"arpo": "does not branch", "dpo": "needs preference pairs"}
+REFUSED = {"arpo": "does not branch"}
 """Presets the trainer cannot do, and what they say."""
 
 

@@ -15,12 +15,14 @@ from phronesis.credit.turnwise.gigpo import GiGPOCredit
 from phronesis.data.order import Listed, TaskOrder
 from phronesis.engine.embedded import EngineConfig
 from phronesis.errors import ConfigError, GroupTooSmall
+from phronesis.models.lora import LoraConfig
 from phronesis.models.tiny import TinyModel
 from phronesis.rollout.limits import Limits, Sampling
 from phronesis.train.batching import BatchConfig
 from phronesis.train.critic import CriticConfig
 from phronesis.train.dynamic import DynamicConfig
 from phronesis.train.learner import LearnerConfig
+from phronesis.train.lessons.build import LessonConfig
 from phronesis.train.supervised import SupervisedConfig
 
 
@@ -81,6 +83,9 @@ class RunConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What is played."""
     model: ModelConfig = ModelConfig()
     """Who plays."""
+    lora: LoraConfig | None = None
+    """Train low-rank adapters and leave the model as it is; None trains all weights. A model that the run makes itself is
+    primed whole and adapted from then on; adapters of a given model are primed, too."""
     limits: Limits = Limits()
     """What an episode may use."""
     engine: EngineConfig = EngineConfig()
@@ -103,6 +108,8 @@ class RunConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Who earned the reward; a built-in rule or an import path ``package.module:rule``."""
     critic: CriticConfig | None = None
     """Who expects the return before every token, for credit rules over values (gae, turn_gae, poad, sao); None means nobody."""
+    lesson: LessonConfig | None = None
+    """What attempts become before the weights learn from them, where that is not credit; None learns from credit."""
     batch: BatchConfig = BatchConfig()
     """What of a step's episodes is learned from."""
     learner: LearnerConfig = LearnerConfig()

@@ -20,11 +20,13 @@ from phronesis.data.sources import SpecTasks
 from phronesis.data.traces import encode_all
 from phronesis.env import EnvSpec
 from phronesis.envs import registry
-from phronesis.errors import ConfigError, RunFolderError
+from phronesis.errors import ConfigError, RunFolderError, TrainingError
 from phronesis.evals.run import EvalSummary, donors, evaluate, evaluate_swapped
 from phronesis.models import checkpoint as model_files
+from phronesis.models import lora, peft_files
 from phronesis.models.decoder import Decoder
 from phronesis.models.files import carry
+from phronesis.models.lora import Adapters
 from phronesis.models.tiny import tiny
 from phronesis.models.tokenizer import load_tokenizer, save_generation, save_tokenizer
 from phronesis.records import Episode, Task
@@ -37,6 +39,7 @@ from phronesis.store.run import Run, RunWriter
 from phronesis.train import checkpoint
 from phronesis.train.config import EnvChoice, RunConfig
 from phronesis.train.crediting import check_critic
+from phronesis.train.lessons.lesson import Ground
 from phronesis.train.lint import lint, refuse
 from phronesis.train.loop import Loop, train
 from phronesis.train.phases import Phases
@@ -156,6 +159,7 @@ class _Job:
         self._note_arithmetic(policy)
         await self._evaluate("before", self._untrained() if start and self._lacks("before") else policy)
         await self._train(policy, start)
+        self._check_base(policy)
         await self._evaluate("after", policy)
         if self.config.evaluation.swapped and self.config.evaluation.tasks:
             await self._swap(policy)
@@ -171,7 +175,10 @@ class _Job:
             loaded = checkpoint.load(newest)
             checkpoint.matches(loaded.manifest, self.hash)
             step = loaded.manifest.step
-            policy = seat(self.config, load_tokenizer(self.folder / TOKENIZER), loaded.decoder, version=step)
+            kept = loaded.learner.get("adapters")
+            adapters = None if kept is None else lora.resume(loaded.decoder, kept)
+            tokenizer = load_tokenizer(self.folder / TOKENIZER)
+            policy = seat(self.config, tokenizer, loaded.decoder, version=step, adapters=adapters)
             policy.learner.restore(loaded.learner)
             if policy.critic is not None and loaded.critic is not None:
                 policy.critic.restore(loaded.critic)
@@ -182,16 +189,45 @@ class _Job:
             return policy, step
         began = time.monotonic()
         tokenizer, decoder, shown = await self._make()
-        policy = seat(self.config, tokenizer, decoder)
+        given = self.config.model.path is not None
+        adapters = self._adapt(decoder) if given else None
+        policy = seat(self.config, tokenizer, decoder, adapters=adapters)
         first = SpecTasks(self.spec, "train", self.config.seed).draw(1)[0]
         await check_context(policy.stage(self.spec, self.config, self.config.sampling), first, self.config.seed)
         self._keep_tokenizer(tokenizer)
         self._took("make", began)
         if shown.conversations:
             self._prime(policy, shown)
-            policy = seat(self.config, tokenizer, decoder)  # version 0 starts reinforcement learning; version = steps done
+        if not given:
+            adapters = self._adapt(decoder)
+        policy = seat(self.config, tokenizer, decoder, adapters=adapters)  # version 0 starts reinforcement learning
         self._save(policy, 0)
         return policy, 0
+
+    def _adapt(self, decoder: Decoder) -> Adapters | None:
+        """Adapters on a model that is to stay as it is; None when all of it is trained."""
+        chosen = self.config.lora
+        if chosen is None:
+            return None
+        start = lora.fresh(decoder, chosen, self.config.seed) if chosen.path is None else peft_files.load(chosen.path)
+        adapters = Adapters(decoder, start)
+        whole = sum(p.numel() for p in decoder.parameters())
+        said = f"trains {adapters.trained} numbers beside {whole} that stay as they are"
+        self.writer.event("lora", said, trained=adapters.trained, base=adapters.digest())
+        return adapters
+
+    def _check_base(self, policy: Seat) -> None:
+        """Makes sure that training with adapters left the model under them alone, to the bit.
+
+        Raises:
+            TrainingError: it did not.
+        """
+        noted = [e.fields.get("base") for e in self.writer.events() if e.kind == "lora"]
+        adapters = policy.learner.adapters
+        if adapters is not None and noted and adapters.digest() != noted[-1]:
+            raise TrainingError(
+                "training changed weights under the adapters, which must stay as they are; nothing can be exported"
+            )
 
     def _note_arithmetic(self, policy: Seat) -> None:
         """Writes down how the engine computes, since the last bits of every number belong to it."""
@@ -254,7 +290,8 @@ class _Job:
             self.listener(Progress(phase="prime", done=step.step, total=step.steps, values=values))
 
         seeded = replace(prime.supervised, seed=stream(self.config.seed, "prime", prime.supervised.seed))
-        fit(policy.decoder, encode_all(shown.conversations, policy.chat), seeded, told)
+        traces = encode_all(shown.conversations, policy.chat)
+        fit(policy.decoder, traces, seeded, told, adapters=policy.learner.adapters)
         self._took("prime", began)
 
     async def _train(self, policy: Seat, start: int) -> None:
@@ -273,15 +310,25 @@ class _Job:
                 self._add("train", began)  # here, so that a resumed run adds up
                 began = time.monotonic()
 
+        stage = policy.stage(self.spec, config, config.sampling)
+        ground = Ground(
+            stage=stage,
+            learner=policy.learner,
+            batch=config.batch,
+            seed=config.seed,
+            concurrency=config.concurrency,
+            store=self.writer.append,
+        )
         loop = Loop(
             config=config,
-            stage=policy.stage(self.spec, config, config.sampling),
+            stage=stage,
             source=self.source,
             credit=taught(self.credit, policy.decoder),
             learner=policy.learner,
             run=self.writer,
             after_step=after_step,
             critic=policy.critic,
+            lesson=None if config.lesson is None else config.lesson.begin(ground),
         )
         await train(loop, start)
         self._took("train", began)

@@ -14,7 +14,7 @@ from msgspec import Struct
 
 from phronesis.errors import ConfigError
 from phronesis.train.config import RunConfig
-from phronesis.train.lint_rules import batching, credit, ratios, sampling
+from phronesis.train.lint_rules import batching, credit, lessons, ratios, sampling
 
 Severity = Literal["refuse", "warn"]
 """refuse: the run does not start. warn: it starts, and its folder and report say so."""
@@ -225,6 +225,20 @@ RULES: tuple[Rule, ...] = (
         'Set dynamic="none".',
         batching.dynamic_blind,
     ),
+    Rule(
+        "loss-unread",
+        "warn",
+        "a loss beside a lesson that has one of its own",
+        "Leave learner.loss at its defaults, set the lesson's objective, or set lesson=none.",
+        lessons.loss_unread,
+    ),
+    Rule(
+        "pairs-alone",
+        "refuse",
+        "pairs from groups of one",
+        "Set group_size to 2 or more.",
+        lessons.pairs_alone,
+    ),
 )
 """All rules, in the order they are reported."""
 
@@ -233,7 +247,8 @@ def lint(config: RunConfig) -> list[Finding]:
     """What the rules find in a run's settings, in the order of `RULES`; a run that trains nothing has nothing to find."""
     if not config.steps:
         return []
-    seen = [(rule, rule.check(config)) for rule in RULES]
+    rules = [r for r in RULES if not (lessons.own_loss(config) and r.id in lessons.ABOUT_LOSS)]
+    seen = [(rule, rule.check(config)) for rule in rules]
     return [Finding(rule=r.id, severity=r.severity, reason=why, fix=r.fix) for r, why in seen if why is not None]
 
 

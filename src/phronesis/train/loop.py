@@ -25,6 +25,7 @@ from phronesis.train.crediting import assign
 from phronesis.train.critic import Critic
 from phronesis.train.dynamic import Sampled, sample
 from phronesis.train.learner import Learner
+from phronesis.train.lessons.lesson import Lesson
 from phronesis.train.measures import alarm, episode_metrics, silence, update_metrics
 
 log = logging.getLogger(__name__)
@@ -50,6 +51,8 @@ class Loop:
     """Called with the number of finished steps and the step's metrics: progress, checkpoints, evaluation."""
     critic: Critic | None = None
     """For credit rules over values; learns beside the policy."""
+    lesson: Lesson | None = None
+    """Takes the place of learning from credit."""
 
     def heartbeat(self, step: int, what: str) -> Heartbeat:
         """Says why, whenever something takes long."""
@@ -74,7 +77,13 @@ async def train(loop: Loop, start: int = 0) -> None:
         credits, extra, warming = await loop.heartbeat(step, "credit").watch(assigning, reruns.progress)
         for group in sampled.played:
             loop.source.report(group.task, group)
-        update = loop.learner.update(build_batch(groups, credits, config.batch))
+        if loop.lesson is None:
+            update = loop.learner.update(build_batch(groups, credits, config.batch))
+        else:
+            update, said = await loop.heartbeat(step, "lesson").watch(
+                loop.lesson.learn(step, groups, credits), loop.stage.waits
+            )
+            extra |= said
         if isinstance(loop.stage.policy, Versioned):
             loop.stage.policy.advance()
         learned = time.monotonic()

@@ -143,6 +143,21 @@ _DEFINED = (
         "share of variance",
         "Share of the targets' variance the values explain before learning: 1 perfect, 0 as good as a constant, below 0 worse.",
     ),
+    # pairs
+    _metric("pairs/count", "pairs", "Pairs learned from in the step.", "sum"),
+    _metric(
+        "pairs/accuracy", "share", "Share of pairs whose chosen side has moved further up than the other, from the reference."
+    ),
+    _metric("pairs/margin", "nats", "How much further up from the reference the chosen sides have moved, before the update."),
+    _metric("pairs/chosen", "nats", "Mean log-ratio of the chosen sides to the reference; falling means both become rarer."),
+    _metric("pairs/rejected", "nats", "Mean log-ratio of the rejected sides to the reference."),
+    _metric("pairs/left_out_alone", "groups", "Groups without a pair: fewer than two attempts count.", "sum"),
+    _metric("pairs/left_out_tied", "groups", "Groups without a pair: all rewards are equal.", "sum"),
+    _metric("pairs/left_out_nowhere", "groups", "Groups without a pair: attempts of equal worth wherever they part.", "sum"),
+    _metric("pairs/left_out_margin", "pairs", "Pairs whose values are too alike.", "sum"),
+    _metric("pairs/left_out_no_tokens", "pairs", "Pairs of which a side sampled nothing.", "sum"),
+    _metric("pairs/left_out_same", "pairs", "Pairs whose sides nothing trained tells apart.", "sum"),
+    _metric("pairs/left_out_no_common_step", "pairs", "Pairs whose sides never answer one prompt differently.", "sum"),
     # supervised priming
     _metric("prime/loss", "nats", "Mean negative log-likelihood per target token of the supervised traces."),
     _metric("prime/accuracy", "share", "Share of target tokens whose most likely prediction is right."),

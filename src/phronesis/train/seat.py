@@ -14,6 +14,7 @@ from phronesis.engine.embedded import EmbeddedEngine
 from phronesis.env import EnvSpec
 from phronesis.errors import ConfigError
 from phronesis.models.decoder import Decoder
+from phronesis.models.lora import Adapters
 from phronesis.models.tokenizer import decode
 from phronesis.reason.react import ReAct
 from phronesis.rollout.limits import Sampling
@@ -22,6 +23,7 @@ from phronesis.seeding import stream
 from phronesis.train.config import RunConfig
 from phronesis.train.critic import Critic
 from phronesis.train.learner import Learner
+from phronesis.train.lessons.pairs import PairsLesson
 
 
 @dataclass(frozen=True)
@@ -49,7 +51,14 @@ class Seat:
         return Stage(spec=spec, policy=self.engine, chat=self.chat, agent=ReAct(), limits=limits, sampling=sampling)
 
 
-def seat(config: RunConfig, tokenizer: PreTrainedTokenizerBase, decoder: Decoder, version: int = 0) -> Seat:
+def seat(
+    config: RunConfig,
+    tokenizer: PreTrainedTokenizerBase,
+    decoder: Decoder,
+    version: int = 0,
+    *,
+    adapters: Adapters | None = None,
+) -> Seat:
     """Puts a decoder to work.
 
     Args:
@@ -57,6 +66,7 @@ def seat(config: RunConfig, tokenizer: PreTrainedTokenizerBase, decoder: Decoder
         tokenizer: with a chat template.
         decoder: its weights are changed in place by the learner.
         version: weight updates done so far.
+        adapters: over the decoder; the learner trains them alone.
 
     Raises:
         ConfigError: the tokenizer has ids the model lacks, or more context is asked for than the model has.
@@ -76,8 +86,9 @@ def seat(config: RunConfig, tokenizer: PreTrainedTokenizerBase, decoder: Decoder
         seed=stream(config.seed, "learner", config.learner.seed),
         schedule=config.learner.schedule.over(config.updates),
     )
+    learner = Learner(decoder, learning, reference=isinstance(config.lesson, PairsLesson), adapters=adapters)
     judge = None
     if config.critic is not None:
         schedule = config.critic.schedule.over(config.steps * config.critic.epochs)
         judge = Critic(decoder, replace(config.critic, schedule=schedule))
-    return Seat(tokenizer, chat, decoder, Learner(decoder, learning), engine, judge)
+    return Seat(tokenizer, chat, decoder, learner, engine, judge)

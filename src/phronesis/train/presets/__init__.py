@@ -74,11 +74,13 @@ PRESETS: dict[str, Preset] = {
         imitation.raft,
         imitation.star,
         imitation.dpo,
+        imitation.step_dpo,
+        imitation.step_apo,
     )
 }
 """All presets by name."""
 
-REPLACED = ("credit", "critic", "dynamic", "batch", "groups", "group_size")
+REPLACED = ("credit", "critic", "dynamic", "batch", "lesson", "groups", "group_size")
 """Fields of a run that a preset sets."""
 REPLACED_LEARNER = ("loss", "epochs", "minibatches", "old", "reset", "restart", "step_size")
 """Fields of its learner that a preset sets."""
@@ -175,7 +177,7 @@ def _without(base: RunConfig | None, layers: Sequence[Table]) -> RunConfig:
     table = config.start(RunConfig, base)
     table.setdefault("name", "unnamed")
     for layer in layers:
-        seen = {key: value for key, value in layer.items() if key not in (*REPLACED[:4], KEY)}
+        seen = {key: value for key, value in layer.items() if key not in (*REPLACED[:5], KEY)}
         learner = seen.get("learner")
         if isinstance(learner, Mapping):
             kept = cast(Mapping[str, object], learner)

@@ -18,6 +18,7 @@ from phronesis.train.batching import BatchConfig
 from phronesis.train.config import RunConfig
 from phronesis.train.critic import CriticConfig
 from phronesis.train.dynamic import DynamicConfig
+from phronesis.train.lessons.build import LessonConfig
 from phronesis.train.optimizer import AdamWConfig, OptimizerConfig
 
 PASSES = 2
@@ -47,6 +48,8 @@ class Algorithm(Struct, frozen=True, kw_only=True):
     """Replacement of groups without signal."""
     critic: CriticConfig | None = None
     """Who expects the return."""
+    lesson: LessonConfig | None = None
+    """What attempts become, where it is not credit."""
 
     def over(self, run: RunConfig) -> RunConfig:
         """The run with this algorithm instead of its own."""
@@ -56,6 +59,7 @@ class Algorithm(Struct, frozen=True, kw_only=True):
             credit=self.credit,
             critic=self.critic,
             dynamic=self.dynamic,
+            lesson=self.lesson,
             group_size=run.group_size if self.group_size is None else self.group_size,
             groups=run.groups * run.group_size if single else run.groups,
             batch=replace(self.batch, shortest_prefix=run.batch.shortest_prefix),

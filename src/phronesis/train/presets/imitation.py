@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from phronesis.credit import OPDCredit, VerifiedCredit
+from phronesis.credit import GroupMean, OPDCredit, TrajectoryCredit, VerifiedCredit
 from phronesis.errors import ConfigError
-from phronesis.losses import ReinforceLoss, SupervisedLoss
+from phronesis.losses import LossConfig, ReinforceLoss, StepAPOLoss, SupervisedLoss
 from phronesis.train.config import RunConfig
-from phronesis.train.presets.algorithm import Algorithm, per_token
+from phronesis.train.lessons.pairs import PairsLesson
+from phronesis.train.presets.algorithm import PASSES, Algorithm, per_token
 
 ROUND_PASSES = 8
 """Passes over the verified attempts of a round of STaR; ours."""
+_COMPARED = TrajectoryCredit(baseline=GroupMean())
+"""Says which groups have a signal; nothing learns from it."""
 
 
 def opd(run: RunConfig, *, teacher: str = "") -> Algorithm:
@@ -56,15 +59,29 @@ def star(run: RunConfig) -> Algorithm:
 
 
 def dpo(run: RunConfig) -> Algorithm:
-    """DPO: a better answer against a worse one, measured from a frozen reference (refused here: it needs pairs, not play).
+    """DPO: of a task's attempts the best against the worst, measured from the policy the run began with.
 
-    ``L = -log sigma(.1 (log-ratio of the better - log-ratio of the worse))``. Source: arXiv 2305.18290 (beta .1).
-
-    Raises:
-        ConfigError: always. A run learns from what it plays, token by token; pairs are learned from by `fit_pairs`.
+    ``L = -log sigma(.1 (log-ratio of the better - log-ratio of the worse))``, two passes over each step's pairs. Source: arXiv
+    2305.18290 (beta .1). Ours: pairs of the newest policy's own attempts, round by round (online); pairs of a file or of a
+    stored run are learned from with ``phronesis pairs``. `ipo_pref`, Step-DPO and Step-APO are settings of ``lesson``.
     """
-    raise ConfigError(
-        "algorithm 'dpo' needs preference pairs, which a run does not have: read them with read_lines of "
-        "phronesis.data.preferences, or take the best against the worst attempts of a run's groups with best_against_worst, "
-        "and learn from them with phronesis.train.preference.fit_pairs"
-    )
+    return Algorithm(credit=_COMPARED, loss=LossConfig(), passes=PASSES, lesson=PairsLesson())
+
+
+def step_dpo(run: RunConfig) -> Algorithm:
+    """Step-DPO: DPO on the first step in which a task's best and worst attempts differ, if both answer the same prompt.
+
+    Source: arXiv 2406.18629. Ours: attempts of the newest policy instead of corrected ones, beta .1, two passes.
+    """
+    return Algorithm(credit=_COMPARED, loss=LossConfig(), passes=PASSES, lesson=PairsLesson(compare="first_step"))
+
+
+def step_apo(run: RunConfig) -> Algorithm:
+    """Step-APO: wherever a task's attempts part, the best step against the worst, with their values as margin.
+
+    ``L = -log sigma(beta chosen - V_chosen - beta rejected + V_rejected)``, V the mean reward of the attempts that go through
+    the step. Source: CPL, arXiv 2409.08642, which takes steps and values from a tree search. Ours: from attempts laid over one
+    another, beta .1, two passes.
+    """
+    lesson = PairsLesson(objective=StepAPOLoss(), compare="steps")
+    return Algorithm(credit=_COMPARED, loss=LossConfig(), passes=PASSES, lesson=lesson)
