@@ -8,6 +8,8 @@ for _name, _value in (("OMP_NUM_THREADS", "1"), ("OMP_WAIT_POLICY", "passive"), 
     os.environ.setdefault(_name, _value)
 os.environ["HF_HUB_OFFLINE"] = "1"
 
+import asyncio
+import inspect
 from collections.abc import Generator
 
 import pytest
@@ -41,6 +43,16 @@ def _refuse(report: pytest.TestReport | pytest.CollectReport) -> None:
             f"{report.nodeid} was skipped ({reason}); in CI every test runs. If the machine may lack what it needs, skip with "
             f"the reason 'needs NAME' and add NAME to ALLOWED_MISSING in tests/conftest.py (now: {sorted(ALLOWED_MISSING)})."
         )
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
+    """Runs a test that is a coroutine in an event loop of its own."""
+    if not inspect.iscoroutinefunction(pyfuncitem.obj):
+        return None
+    wanted = inspect.signature(pyfuncitem.obj).parameters
+    asyncio.run(pyfuncitem.obj(**{name: value for name, value in pyfuncitem.funcargs.items() if name in wanted}))
+    return True
 
 
 @pytest.hookimpl(wrapper=True)

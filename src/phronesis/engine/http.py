@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from email.utils import parsedate_to_datetime
 from random import Random
@@ -107,7 +107,8 @@ class HttpClient:
     >>> client.address("/models")
     'http://127.0.0.1:8000/v1/models'
 
-    It may be used from several event loops, one after another: connections belong to the loop that opened them.
+    It may be used from several event loops, one after another: connections belong to the loop that opened them, and are
+    closed when `asyncio.run` ends or by `close`.
     """
 
     def __init__(
@@ -144,6 +145,7 @@ class HttpClient:
         self._jitter, self._sleep = jitter or Random(), sleep
         self._loop: asyncio.AbstractEventLoop | None = None
         self._client: httpx.AsyncClient | None = None
+        self._keeper: AsyncGenerator[None, None] | None = None
         self._gate = asyncio.Semaphore(self.limits.concurrency)
 
     async def get(self, path: str, *, seconds: float | None = None, retry: bool = True) -> object:
@@ -243,14 +245,15 @@ class HttpClient:
         return path if "://" in path else f"{self.base_url}/{path.lstrip('/')}"
 
     async def close(self) -> None:
-        """Closes the connections. The client can be used again."""
-        client, self._client = self._client, None
-        if client is not None and self._loop is asyncio.get_running_loop():
-            await client.aclose()
+        """Closes the connections of this event loop. The client can be used again."""
+        keeper, self._keeper = self._keeper, None
+        self._client = None
+        if keeper is not None and self._loop is asyncio.get_running_loop():
+            await keeper.aclose()
 
-    def _connected(self) -> httpx.AsyncClient:
+    async def _connected(self) -> httpx.AsyncClient:
         loop = asyncio.get_running_loop()
-        if self._client is None or self._loop is not loop:
+        if self._client is None or self._keeper is None or self._loop is not loop:
             n = self.limits.concurrency
             self._loop, self._gate = loop, asyncio.Semaphore(n)
             self._client = httpx.AsyncClient(
@@ -259,12 +262,14 @@ class HttpClient:
                 follow_redirects=False,  # a redirect would carry the key elsewhere
                 trust_env=not self._local,  # no proxy between this machine and itself
             )
+            self._keeper = _keep(self._client)
+            await anext(self._keeper)
         return self._client
 
     async def _attempt(
         self, method: str, url: str, content: bytes | None, headers: Mapping[str, str] | None, read: Reader[T], ends: float
     ) -> tuple[T] | _Miss:
-        client = self._connected()
+        client = await self._connected()
         limits = self.limits
         try:
             async with asyncio.timeout(max(ends - time.monotonic(), 0.0)), self._gate:
@@ -327,6 +332,14 @@ class HttpClient:
         times = "once" if attempts == 1 else f"{attempts} times"
         message = self._redacted(f"{method} {shown} failed ({times}): {miss.problem}{asked}; {miss.advice}")
         return EndpointFault(message, url=shown, status=miss.status, reason=miss.reason, attempts=attempts)
+
+
+async def _keep(client: httpx.AsyncClient) -> AsyncGenerator[None, None]:
+    """Closes the client with the event loop: `asyncio.run` finishes the generators that were begun in it."""
+    try:
+        yield
+    finally:
+        await client.aclose()
 
 
 async def read_events(response: httpx.Response) -> AsyncIterator[ServerEvent]:
