@@ -22,6 +22,7 @@ from phronesis.errors import ConfigError, TrainingError
 from phronesis.losses import Aggregation, DFTLoss, LossConfig, SupervisedLoss, TokenMean, Totals
 from phronesis.models.decoder import Decoder
 from phronesis.models.layout import plan
+from phronesis.models.lora import Adapters
 from phronesis.seeding import rng
 from phronesis.train.forest import common_prefix
 from phronesis.train.learner import Learner, LearnerConfig
@@ -134,6 +135,8 @@ def fit(
     traces: Sequence[Trace],
     config: SupervisedConfig,
     progress: Callable[[SupervisedStep], bool | None] | None = None,
+    *,
+    adapters: Adapters | None = None,
 ) -> SupervisedSummary:
     """Learns from traces, changing the decoder's weights in place.
 
@@ -142,6 +145,7 @@ def fit(
         traces: at least one with a target token.
         config: how.
         progress: called after every step; returning False stops early.
+        adapters: over the decoder; they alone learn. None means all weights.
 
     Raises:
         TrainingError: no trace has a target token, a trace is malformed, or a loss or gradient is not finite.
@@ -154,7 +158,7 @@ def fit(
     packer = _Packer(used, decoder.device)
     schedule = [batch for epoch in range(config.epochs) for batch in packer.batches(config, epoch)][: config.max_steps]
     settings = config.learner(len(schedule))
-    learner, loss = Learner(decoder, settings), settings.loss.build()
+    learner, loss = Learner(decoder, settings, adapters=adapters), settings.loss.build()
     history: list[SupervisedStep] = []
     for number, batch in enumerate(schedule, 1):
         parts = packer.pack(batch, config.micro_tokens)
