@@ -249,16 +249,16 @@ class Learner:
 
     def restore(self, state: dict[str, Any]) -> None:
         """Continues from a `state` of a learner with the same config."""
-        self.stepper.restore(state["stepper"])
-        self.updates = int(state["updates"])
-        if "controller" in state:
-            self.controller.restore(state["controller"])
         if (self.adapters is not None) != ("adapters" in state):
             raise ConfigError(
                 "the checkpoint and the learner do not both train adapters; continue with the lora settings it had"
             )
         if self.adapters is not None:
             self.adapters.restore(state["adapters"])
+        self.stepper.restore(state["stepper"])
+        self.updates = int(state["updates"])
+        if "controller" in state:
+            self.controller.restore(state["controller"])
         if self._base is not None:
             if "base" not in state:
                 raise ConfigError("the checkpoint was made without restarts; continue with the learner it was made with")
