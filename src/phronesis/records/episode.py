@@ -7,7 +7,7 @@ from msgspec import Struct
 from phronesis.records.message import Message, ToolSpec
 from phronesis.records.reward import Reward
 from phronesis.records.task import Task
-from phronesis.records.turn import Stop, Turn
+from phronesis.records.turn import Stop, Turn, Usage, total
 
 
 class Failure(Struct, frozen=True, kw_only=True):
@@ -124,12 +124,17 @@ class Episode(Struct, frozen=True, kw_only=True):
     @property
     def sampled_tokens(self) -> int:
         """Tokens produced by the policy (forced ones not counted)."""
-        return sum(sum(t.sampled) for t in self.turns)
+        return sum(t.produced for t in self.turns)
 
     @property
     def context_tokens(self) -> int:
-        """Tokens that were given, not sampled (prompts, replies, forced text)."""
-        return sum(len(t.context) + len(t.completion) for t in self.turns) - self.sampled_tokens
+        """Tokens that were given, not sampled (prompts, replies, forced text); of turns of messages, their whole prompts."""
+        return sum(t.given for t in self.turns)
+
+    @property
+    def usage(self) -> Usage | None:
+        """What the endpoint says all turns took; None for a policy of ids. The cost is None when a turn has none."""
+        return total(t.usage for t in self.turns if t.usage is not None)
 
     @property
     def errors(self) -> tuple[str, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from enum import StrEnum
 from typing import Literal
 
@@ -164,3 +165,33 @@ class Turn(Struct, frozen=True, kw_only=True):
     """Prompt tokens the engine took from its cache instead of computing."""
     usage: Usage | None = None
     """Set exactly when the policy takes messages only: the turn then has no ids and can never be trained."""
+
+    @property
+    def produced(self) -> int:
+        """Tokens the policy produced, forced ones not counted; of a turn of messages, as many as the endpoint says."""
+        return sum(self.sampled) if self.usage is None else self.usage.output_tokens
+
+    @property
+    def given(self) -> int:
+        """Tokens that were added and not produced; of a turn of messages, its whole prompt."""
+        return len(self.context) + len(self.completion) - sum(self.sampled) if self.usage is None else self.usage.input_tokens
+
+
+def total(usages: Iterable[Usage]) -> Usage | None:
+    """All of them together; None when there are none. The cost is None as soon as one has none.
+
+    >>> total([Usage(output_tokens=2, cost=0.5), Usage(output_tokens=3, cost=0.25)]).cost
+    0.75
+    """
+    every = tuple(usages)
+    if not every:
+        return None
+    costs = [u.cost for u in every if u.cost is not None]
+    return Usage(
+        input_tokens=sum(u.input_tokens for u in every),
+        output_tokens=sum(u.output_tokens for u in every),
+        cached_tokens=sum(u.cached_tokens for u in every),
+        written_tokens=sum(u.written_tokens for u in every),
+        thought_tokens=sum(u.thought_tokens for u in every),
+        cost=sum(costs) if len(costs) == len(every) else None,
+    )

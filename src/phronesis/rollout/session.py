@@ -6,8 +6,6 @@ ids of the new messages. Only when the chat format rewrites history does a new b
 
 from __future__ import annotations
 
-import asyncio
-import time
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from typing import NamedTuple, TypeVar
@@ -15,24 +13,20 @@ from typing import NamedTuple, TypeVar
 import msgspec
 
 from phronesis.agent import Budget
-from phronesis.chat.format import ChatFormat
 from phronesis.env import Env, Snapshots
 from phronesis.envs.guard import validate_reply
 from phronesis.errors import EnvFault, UserError
-from phronesis.policy import Completion, Policy, SamplingParams, prompt_crc
-from phronesis.records import Episode, Failure, Finish, Message, Reply, Stop, Task, ToolSpec, Turn
-from phronesis.rollout.failures import FOREIGN, describe, hung, is_cancelled
-from phronesis.rollout.limits import Limits, Sampling
+from phronesis.policy import Policy, SamplingParams
+from phronesis.records import Failure, Message, Reply, Stop, ToolSpec, Turn
+from phronesis.rollout import spoken
+from phronesis.rollout.attempt import Attempt, EpisodeOver
+from phronesis.rollout.failures import describe
 from phronesis.seeding import stream
 
 T = TypeVar("T")
 
 REPLAY_DIFFERS = "ReplayDiffers"
 """Kind of failure of an environment that answered recorded actions otherwise than recorded."""
-
-
-class EpisodeOver(Exception):
-    """Unwinds the agent when the episode has ended under it; caught by `play` and by nobody else."""
 
 
 class Begun(NamedTuple):
@@ -42,108 +36,6 @@ class Begun(NamedTuple):
     """Forced at its beginning, before what the agent forces."""
     thought: int = 0
     """How many of them were sampled in a thought, and are charged to the thought's limit."""
-
-
-class Attempt:
-    """What all branches of one episode share: the turns, the account, the verdict."""
-
-    def __init__(
-        self,
-        task: Task,
-        seed: int,
-        *,
-        make_env: Callable[[], Env],
-        policy: Policy,
-        chat: ChatFormat,
-        limits: Limits,
-        sampling: Sampling,
-        key: str,
-        waiting: dict[str, str],
-    ):
-        self.task, self.seed, self.make_env = task, seed, make_env
-        self.draws = seed
-        self.policy, self.chat, self.limits, self.sampling, self.key = policy, chat, limits, sampling, key
-        self.waiting = waiting
-        self.turns: list[Turn] = []
-        self.opening: tuple[Message, ...] = ()
-        self.tools: tuple[ToolSpec, ...] = ()
-        self.stop: Stop | None = None
-        self.failure: Failure | None = None
-        self.verdict: Stop | None = None
-        self.sampled_tokens = 0
-        self.asked = 0
-        self.branches = 0
-        self.envs: list[Env] = []
-        self.started = time.monotonic()
-
-    def resume(self, episode: Episode, turn: int, draws: int) -> None:
-        """Takes over what an episode had recorded just before turn `turn`; from there on turns are drawn from seed `draws`."""
-        self.turns, self.opening, self.tools = list(episode.turns[:turn]), episode.opening, episode.tools
-        self.asked, self.sampled_tokens = turn, sum(sum(t.sampled) for t in self.turns)
-        self.draws = draws
-
-    @property
-    def elapsed(self) -> float:
-        """Seconds since the episode began."""
-        return time.monotonic() - self.started
-
-    def end(self, stop: Stop, failure: Failure | None = None) -> EpisodeOver:
-        """Records the verdict (the first one stands) and returns the exception that unwinds the agent."""
-        if self.stop is None:
-            self.stop, self.failure = stop, failure
-        return EpisodeOver(stop)
-
-    async def guard(self, where: str, call: Callable[[], Awaitable[T]], fault: Stop, patience: float) -> T:
-        """Awaits foreign code under a deadline; whatever it raises becomes this episode's failure."""
-        left = None if self.limits.seconds is None else self.limits.seconds - self.elapsed
-        deadline = asyncio.timeout(patience if left is None else min(patience, max(left, 0.0)))
-        self.waiting[self.key] = where
-        try:
-            async with deadline:
-                return await call()
-        except FOREIGN as error:
-            if isinstance(error, EpisodeOver) or is_cancelled(error):
-                raise
-            if isinstance(error, TimeoutError) and deadline.expired():
-                if left is not None and left <= patience:
-                    raise self.end(Stop.timeout) from error
-                raise self.end(fault, hung(where, patience)) from error
-            raise self.end(fault, describe(where, error)) from error
-        finally:
-            self.waiting.pop(self.key, None)
-
-    async def open_env(self) -> Env:
-        """A fresh environment, closed when the episode ends."""
-
-        async def build() -> Env:
-            return self.make_env()
-
-        env = await self.guard("env.make", build, Stop.env_fault, self.limits.env_seconds)
-        self.envs.append(env)
-        return env
-
-    async def close(self) -> None:
-        """Closes every environment once; a failure to close is recorded only when nothing else went wrong.
-
-        Raises:
-            asyncio.CancelledError: the caller gave up while one was being closed; the others are closed first.
-        """
-        given_up: BaseException | None = None
-        while self.envs:
-            env = self.envs.pop(0)
-            deadline = asyncio.timeout(self.limits.env_seconds)
-            try:
-                async with deadline:
-                    await env.close()
-            except FOREIGN as error:
-                if is_cancelled(error):
-                    given_up = error
-                elif self.failure is None:
-                    late = isinstance(error, TimeoutError) and deadline.expired()
-                    failure = hung("env.close", self.limits.env_seconds) if late else describe("env.close", error)
-                    self.stop, self.failure = Stop.env_fault, failure
-        if given_up is not None:
-            raise given_up
 
 
 class EpisodeSession:
@@ -219,27 +111,18 @@ class EpisodeSession:
         params = self._params(max_tokens, forced, a.sampling.temperature if temperature is None else temperature)
         self.begun = Begun()
         a.asked += 1  # counted when asked, so that branches that sample at once get other seeds and share one allowance
-        prompt = [*self._prompt, *self._pending]
-        completion = await a.guard(
-            "policy.sample", lambda: a.policy.sample(prompt, params), Stop.infra_fault, a.limits.policy_seconds
-        )
-        self._check(prompt, completion)
-        parsed = a.chat.parse(completion.ids, len(a.turns))
-        turn = Turn(
-            parent=self._last, follows=self._line[-1] if self._line else -1, author=author,
-            context=self._pending, completion=completion.ids, sampled=completion.sampled, logprobs=completion.logprobs,
-            entropies=completion.entropies, temperature=params.temperature,
-            version=completion.version, finish=completion.finish, spans=parsed.spans, prompt_crc=completion.prompt_crc,
-            action=parsed.message, parse_error=parsed.error, seed=params.seed, started=began,
-            policy_seconds=a.elapsed - began, cached_tokens=completion.cached_tokens,
+        said = await self._say(params)
+        turn = msgspec.structs.replace(
+            said, parent=self._last, follows=self._line[-1] if self._line else -1, author=author, context=self._pending,
+            temperature=params.temperature, seed=params.seed, started=began, policy_seconds=a.elapsed - began,
         )  # fmt: skip
         self._last = len(a.turns)
         self._line.append(self._last)
         a.turns.append(turn)
-        a.sampled_tokens += sum(completion.sampled)
-        self._prompt = [*prompt, *completion.ids]
+        a.sampled_tokens += turn.produced
+        self._prompt = [*self._prompt, *self._pending, *turn.completion]
         self._pending = ()
-        self._messages.append(parsed.message)
+        self._messages.append(turn.action or Message(role="assistant"))
         return turn
 
     async def act(self, turn: Turn) -> Reply:
@@ -385,18 +268,25 @@ class EpisodeSession:
             thought=None if thought is None else a.chat.thought_budget(thought), cache_key=f"{a.key}/{self._branch}",
         )  # fmt: skip
 
-    def _check(self, prompt: list[int], completion: Completion) -> None:
-        """The engine consumed what we sent, and what it returned is whole."""
-        n = len(completion.ids)
-        if completion.prompt_crc != prompt_crc(prompt):
-            message = f"the engine consumed other ids than the {len(prompt)} it was sent (crc differs)"
-        elif not n == len(completion.sampled) == len(completion.logprobs):
-            message = f"{n} ids, {len(completion.sampled)} marks, {len(completion.logprobs)} logprobs"
-        elif completion.finish == Finish.cancelled:
-            message = "the request was cancelled by the engine"
-        else:
-            return
-        raise self.attempt.end(Stop.infra_fault, Failure(where="policy.sample", kind="TokenMismatch", message=message))
+    async def _say(self, params: SamplingParams) -> Turn:
+        """What the policy says next: by ids where it can, by messages where it cannot."""
+        a, policy, patience = self.attempt, self.attempt.policy, self.attempt.limits.policy_seconds
+        if isinstance(policy, Policy):
+            prompt = [*self._prompt, *self._pending]
+            completion = await a.guard("policy.sample", lambda: policy.sample(prompt, params), Stop.infra_fault, patience)
+            problem = spoken.flaw(prompt, completion)
+            if problem is not None:
+                raise a.end(Stop.infra_fault, Failure(where="policy.sample", kind="TokenMismatch", message=problem))
+            return spoken.of_ids(completion, a.chat, len(a.turns))
+        if params.forced:
+            raise UserError(
+                "a policy that takes messages cannot be made to begin with given ids; use an agent that forces none"
+            )
+        history, number = self.messages, a.asked - 1
+        answer = await a.guard(
+            "policy.chat", lambda: policy.chat(history, self._tools, params, number), Stop.infra_fault, patience
+        )
+        return spoken.of_messages(answer, history, number)
 
     async def _answer(self, where: str, call: Callable[[], Awaitable[Reply]]) -> Reply:
         a = self.attempt
