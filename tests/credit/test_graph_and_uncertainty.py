@@ -1,7 +1,7 @@
 """State-graph values, and rules that read the policy's entropy."""
 
 import asyncio
-from math import log
+from math import exp, log
 
 import msgspec
 import pytest
@@ -123,6 +123,26 @@ def test_empg_settles_over_all_groups():
     assert by_turn(after[1]) == [pytest.approx(rows[2]), pytest.approx(rows[3])]
     # A group without variance stays as it is and does not stretch the range.
     assert after[2] is before[2] and after[2].zero_variance
+
+
+def test_empg_looks_at_turns_with_sampled_tokens_only():
+    """A forced turn has no entropy: it must not become the smallest one, nor the next step of the turn before it."""
+    rule = EMPGCredit(baseline=GroupMean())
+    whole = unsure(episode([0, 1]), 0.2, 0.8)
+    other = unsure(episode([0]), 0.4)
+    forced = unsure(episode([0, 0, 1]), 0.2, 0.0, 0.8)
+    turns = [msgspec.structs.replace(t, sampled=(k != 1,) * 2) for k, t in enumerate(forced.turns)]
+    forced = msgspec.structs.replace(forced, turns=tuple(turns))
+    (plain,), (padded,) = (rule.settle([g], [assign(rule, g)]) for g in (group(whole, other), group(forced, other)))
+    first, last = by_turn(plain)[0]
+    assert by_turn(padded) == [[first, 0.0, last], by_turn(plain)[1]]
+    chosen = by_turn(assign(CriticalCredit(share=0.5), group(forced, other)))
+    assert chosen == [[0.0, 0.0, 1.0], [-1.0]]
+
+
+def test_empg_on_a_fork_takes_the_mean_of_the_next_steps():
+    row = empg([[0.0, 1.0, 0.5]], [0.0], zeta=1.0, before=[[None, 0, 0]])[0]
+    assert row == pytest.approx([(exp(-1.0) + exp(-0.5)) / 2, 0.0, 0.0])
 
 
 def test_rules_of_entropy_need_entropies():

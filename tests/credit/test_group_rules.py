@@ -6,9 +6,9 @@ import math
 import pytest
 from credit_groups import episode, group, returns
 
-from phronesis.credit.baselines.group import MaxRL
+from phronesis.credit.baselines.group import GroupMean, MaxRL, NoBaseline
 from phronesis.credit.baselines.lengths import LengthPenaltyCredit, OPOCredit
-from phronesis.credit.baselines.optimal import OptimalTokenCredit
+from phronesis.credit.baselines.optimal import OptimalTokenCredit, optimal_token
 from phronesis.credit.baselines.remax import FAULTED, ReMaxCredit
 from phronesis.credit.baselines.returns import token_returns
 from phronesis.credit.baselines.role_baselines import RoleBaselineCredit
@@ -68,6 +68,46 @@ def test_the_optimal_token_baseline_of_recorded_episodes():
     assert credit.values[0][0] == pytest.approx([1 - b for b in baselines], abs=1e-6)
     assert credit.values[1][0] == pytest.approx([-b for b in baselines], abs=1e-6)
     assert assign(OptimalTokenCredit(), returns(0, 0)).zero_variance
+
+
+def test_a_constant_group_has_no_credit_past_the_second_longest_trace_either():
+    assert optimal_token([[1.0, 1.0, 1.0], [1.0]], [[0.3, 0.5, 0.9], [0.2]]) == [[0.0, 0.0, 0.0], [0.0]]
+    ragged = group(episode([1.0], sampled=(True,) * 4), episode([1.0], sampled=(True,)), episode([0.0, 1.0]))
+    credit = assign(OptimalTokenCredit(), ragged)
+    assert credit.zero_variance and not any(a for rows in credit.values for row in rows for a in row)
+    assert optimal_token([[1.0, 1.0]], [[0.3, 0.5]]) == [[1.0, 1.0]], "a group of one is compared with nothing"
+
+
+@pytest.mark.parametrize("rule", [TrajectoryCredit, TurnReturnCredit])
+def test_who_compares_with_none_keeps_the_last_survivor(rule):
+    half_broken = group(episode([0.5]), episode([1.0], stop=Stop.env_fault))
+    credit = assign(rule(baseline=NoBaseline()), half_broken)
+    assert firsts(credit) == [0.5, None] and credit.reasons == (None, "env_fault") and not credit.zero_variance
+    left_out = assign(rule(baseline=GroupMean()), half_broken)
+    assert left_out.reasons == ("alone", "env_fault") and left_out.zero_variance
+
+
+def test_without_a_baseline_equal_rewards_are_a_signal():
+    assert not assign(TrajectoryCredit(baseline=NoBaseline()), returns(1, 1)).zero_variance
+    assert assign(TrajectoryCredit(baseline=NoBaseline()), returns(0, 0)).zero_variance
+
+
+def test_turns_without_a_counterpart_are_counted():
+    """The first episode's third turn is deeper than any other's; the second one's state is met once."""
+    ragged = group(episode([0.0, 0.0, 1.0]), episode([0.0, 0.0]), episode([0.0]))
+    credit = assign(TurnReturnCredit(gamma=1.0), ragged)
+    assert credit.counts == {"lone_turns": 1} and credit.values[0][2] == (0.0, 0.0)
+    assert credit.values[0][1] == (0.5, 0.5), "one counterpart is enough"
+    assert assign(TurnReturnCredit(gamma=1.0, baseline=NoBaseline()), ragged).counts == {}
+    assert assign(TurnReturnCredit(gamma=1.0, pool="group"), ragged).counts == {}
+
+
+def test_what_maxrl_gives_up_is_counted():
+    rule = TrajectoryCredit(baseline=MaxRL())
+    assert assign(rule, returns(1, -2)).counts == {"mean_not_positive": 1}
+    assert assign(rule, returns(0, 0)).counts == assign(rule, returns(1, 0)).counts == {}
+    turns = assign(TurnReturnCredit(gamma=1.0, baseline=MaxRL()), group(episode([-1.0, 1.0]), episode([0.0, -3.0])))
+    assert turns.counts == {"mean_not_positive": 2}
 
 
 def test_the_optimal_token_baseline_with_the_sums_of_squares():

@@ -18,12 +18,12 @@ from phronesis.credit.replays.montecarlo import SPOChainCredit, VinePPOCredit
 from phronesis.credit.replays.stepwise import SPAECredit, VSRMCredit
 from phronesis.credit.turnwise.aspo import ASPOCredit, aspo, first_call
 from phronesis.credit.turnwise.gigpo import gigpo
-from phronesis.credit.turnwise.mt_grpo import MTGRPOCredit, first_tool_result, mt_grpo
+from phronesis.credit.turnwise.mt_grpo import MTGRPOCredit, answered_turns, mt_grpo
 from phronesis.credit.turnwise.plans import PlanCredit, plan_of, two_levels
 from phronesis.credit.turnwise.potential import PotentialCredit
 from phronesis.credit.turnwise.turns import chain, pooled_advantages, tree_returns
 from phronesis.errors import ConfigError
-from phronesis.records import Message, Reply, Span, ToolCall, say
+from phronesis.records import Message, Reply, Span, ToolCall, ToolSpec, say
 
 
 def assign(rule, g, rerun=None):
@@ -69,12 +69,38 @@ def test_mt_grpo_credit_changes_after_the_first_tool_result():
     replies = [Reply(), TOOL, Reply()]
     a = with_turns(episode([1, 0, 0], parts={"answer": 1.0}), reply=replies)
     b = with_turns(episode([0, 0, 0], parts={"answer": 0.0}), reply=replies)
-    assert first_tool_result(a) == 1 and first_tool_result(episode([0])) is None
+    assert answered_turns(a) == (False, True, False) and answered_turns(episode([0])) == (False,)
     z = 0.5 / (0.5**0.5 + 1e-4)
     rows = by_turn(assign(MTGRPOCredit(), group(a, b)))
     assert rows[0] == pytest.approx([2 * z, 2 * z, z]) and rows[1] == pytest.approx([-2 * z, -2 * z, -z])
     half = by_turn(assign(MTGRPOCredit(lam=0.5, outcome=("answer",)), group(a, b)))
     assert half[0] == pytest.approx([1.5 * z, 1.5 * z, z])
+
+
+def test_mt_grpo_without_tools_goes_by_the_first_answer():
+    """A world that speaks in user messages: its first answer parts the tokens, unless it offers tools."""
+    said = Reply(messages=(say("user", "go on"),))
+    a = with_turns(episode([1, 0], parts={"answer": 1.0}), reply=[said, Reply(done=True)])
+    b = with_turns(episode([0, 0], parts={"answer": 0.0}), reply=[said, Reply(messages=said.messages, done=True)])
+    assert answered_turns(a) == answered_turns(b) == (True, False)
+    z = 0.5 / (0.5**0.5 + 1e-4)
+    rows = by_turn(assign(MTGRPOCredit(), group(a, b)))
+    assert rows[0] == pytest.approx([2 * z, z]) and rows[1] == pytest.approx([-2 * z, -z])
+    tools = (ToolSpec(name="add", description="Adds.", parameters={}),)
+    offered = [msgspec.structs.replace(e, tools=tools) for e in (a, b)]
+    assert answered_turns(offered[0]) == (False, False)
+    both = 1.0 / (2**0.5 + 1e-4)
+    assert by_turn(assign(MTGRPOCredit(), group(*offered))) == [pytest.approx([both] * 2), pytest.approx([-both] * 2)]
+
+
+def test_mt_grpo_on_a_fork_looks_at_the_way_to_each_turn():
+    """Turn 1 was answered by a tool; turn 2 is its sibling, so nothing was answered before it."""
+    forked = with_turns(episode([1, 0, 0, 0], parts={"answer": 1.0}), reply=[Reply(), TOOL, Reply(), Reply()])
+    forked = with_turns(forked, parent=[None, 0, 0, 1], follows=[-1, 0, 0, 1])
+    other = with_turns(episode([0, 0], parts={"answer": 0.0}), reply=[TOOL, Reply()])
+    found = by_turn(assign(MTGRPOCredit(), group(forked, other)))[0]
+    z = 0.5 / (0.5**0.5 + 1e-4)
+    assert found == pytest.approx([2 * z, 2 * z, 2 * z, z])
 
 
 def test_gigpo_modes():

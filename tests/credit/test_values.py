@@ -10,10 +10,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from phronesis.credit.critics.archer import archer_advantages, archer_targets
-from phronesis.credit.critics.gae import GAECredit, SAOCredit, gae, gae_skip, lambda_len
+from phronesis.credit.critics.gae import GAECredit, SAOCredit, gae, gae_skip, lambda_len, token_gae
 from phronesis.credit.critics.poad import POADCredit, ntpo, poad
 from phronesis.credit.critics.turn_gae import TurnGAECredit, turn_gae
+from phronesis.credit.critics.valued import Ahead
 from phronesis.credit.rule import CreditRule, NeedsValues
+from phronesis.credit.turnwise.turns import trajectory_lengths
 from phronesis.errors import ConfigError
 from phronesis.records import Component, Episode, EpisodeGroup, Finish, Reply, Reward, Stop, Task, Turn
 
@@ -156,6 +158,22 @@ def test_where_an_episode_forks_the_mean_follows():
     one = episode(turn(None, True), turn(0, True), turn(0, True), rewards={1: 1.0, 2: 0.0})
     (found,) = credit(GAECredit(gamma=1.0, lam=1.0), one, ((0.3,), (0.5,), (0.1,))).values
     assert found == (near((0.5 - 0.3,)), near((0.5,)), near((-0.1,)))
+
+
+def test_the_length_rule_reads_one_trajectory_not_all_branches():
+    """A shared turn of 2 tokens, branches of 1 and 3: trajectories of 3 and 5, the shared turn at their mean 4."""
+    forked = episode(turn(None, True, True), turn(0, True), turn(0, True, True, True), rewards={1: 1.0})
+    assert trajectory_lengths(forked) == (4.0, 3.0, 5.0)
+    values = ((0.5, 0.6), (0.7,), (0.1, 0.2, 0.3))
+    (found,) = credit(SAOCredit(), forked, values).values
+    assert found == token_gae(forked, values, gamma=1.0, lam=[1 - 1 / (1.5 * n) for n in (4, 3, 5)])
+    long = gae(values[2], [0, 0, 0], gamma=1.0, lam=1 - 1 / 7.5).advantages
+    short = gae(values[1], [1], gamma=1.0, lam=0.0).advantages
+    assert found[2] == near(tuple(long)) and found[1] == near(tuple(short))
+    ahead = Ahead((0.7 + 0.1) / 2, (short[0] + long[0]) / 2)
+    assert found[0] == near(tuple(gae(values[0], [0, 0], gamma=1.0, lam=1 - 1 / 6, ahead=ahead).advantages))
+    chain = episode(turn(None, True, True), turn(0, True), rewards={1: 1.0})
+    assert trajectory_lengths(chain) == (3.0, 3.0)
 
 
 def test_targets_are_returns():

@@ -57,7 +57,8 @@ def test_each_continuation_ends_its_own_way(make, env_steps):
     assert found == (1.0, 5.0, 2.0)
     sampled = sum(len(CHAT.render(thinking(None, text))) for text in ("x", "yyyyy", "zz"))
     assert again.metrics() == {
-        "rerun/episodes": 3.0, "rerun/tokens": float(sampled), "rerun/env_steps": float(env_steps), "rerun/faults": 0.0
+        "rerun/episodes": 3.0, "rerun/tokens": float(sampled), "rerun/env_steps": float(env_steps), "rerun/faults": 0.0,
+        "rerun/missing": 0.0,
     }  # fmt: skip
     assert stage.policy.prompts == [episode.prompt(2)] * 3, "the policy is shown what it was shown, token for token"
 
@@ -163,10 +164,11 @@ def test_faults_are_played_again_and_counted():
     episode = scored(walk(Shaky, "a", "b", "c"))
     Shaky.left = 2
     (found,), again = rerun(walk(Shaky, "1", "22", "333", "4444", "55555"), (2, 3), episode=episode)
-    assert found == (3.0, 4.0, 5.0) and (again.faults, again.episodes) == (2, 5)
+    assert found == (3.0, 4.0, 5.0) and (again.faults, again.episodes, again.missing) == (2, 5, 0)
     Shaky.left = 3
     (found,), again = rerun(walk(Shaky, "1", "22", "333", "4444"), (2, 2), episode=episode)
     assert found == (4.0,) and again.faults == 3, "what faults twice is missing, not 0"
+    assert again.missing == 1 and again.metrics()["rerun/missing"] == 1.0
     Shaky.left = 9
     with pytest.raises(AllFaulted, match=r"all 2 re-runs of 'e' from turn 2 faulted.* RuntimeError in env\.step: shaky"):
         rerun(walk(Shaky, *["x"] * 9), (2, 2), episode=episode)

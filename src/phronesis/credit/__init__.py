@@ -66,7 +66,7 @@ from phronesis.credit.turnwise.mt_grpo import MTGRPOCredit
 from phronesis.credit.turnwise.plans import PlanCredit, two_levels
 from phronesis.credit.turnwise.potential import PotentialCredit, shaping
 from phronesis.credit.turnwise.rewardflow import RewardFlowCredit, graph_values
-from phronesis.credit.turnwise.turns import INITIAL_STATE, TurnReturnCredit, discounted_returns, turn_advantages
+from phronesis.credit.turnwise.turns import INITIAL_STATE, TurnReturnCredit, discounted_returns, pooled_credit
 
 __all__ = [
     "INITIAL_STATE",
@@ -173,6 +173,7 @@ __all__ = [
     "otb",
     "penalised",
     "poad",
+    "pooled_credit",
     "puct",
     "rae",
     "reinforce_pp",
@@ -188,7 +189,6 @@ __all__ = [
     "step_pairs",
     "token_returns",
     "tree_value",
-    "turn_advantages",
     "turn_gae",
     "two_levels",
     "value_of",

@@ -163,12 +163,19 @@ def value_of(episode: Episode) -> float:
     return value
 
 
-def spread(group: EpisodeGroup, by_turn: Mapping[int, Sequence[float]], *, zero_variance: bool) -> Credit:
+def spread(
+    group: EpisodeGroup,
+    by_turn: Mapping[int, Sequence[float]],
+    *,
+    zero_variance: bool,
+    counts: Mapping[str, int] | None = None,
+) -> Credit:
     """A group's credit from one number per turn: every sampled token of a turn gets it, forced tokens get 0.
 
     Args:
         by_turn: per kept episode (its index), one number per turn.
         zero_variance: whether the compared returns were all equal.
+        counts: see `Credit.counts`; zeros are left out.
 
     A turn with sampled (True, False, True) and number .5 gets (.5, 0, .5).
     """
@@ -179,7 +186,13 @@ def spread(group: EpisodeGroup, by_turn: Mapping[int, Sequence[float]], *, zero_
             continue
         pairs = zip(episode.turns, by_turn[i], strict=True)
         values.append(tuple(tuple(a if s else 0.0 for s in turn.sampled) for turn, a in pairs))
-    return Credit(group=group.id, values=tuple(values), reasons=_left_out(group, by_turn), zero_variance=zero_variance)
+    return Credit(
+        group=group.id,
+        values=tuple(values),
+        reasons=_left_out(group, by_turn),
+        zero_variance=zero_variance,
+        counts={name: n for name, n in (counts or {}).items() if n},
+    )
 
 
 def spread_tokens(group: EpisodeGroup, by_token: Mapping[int, Sequence[float]], *, zero_variance: bool) -> Credit:

@@ -196,9 +196,9 @@ async def token_numbers(episode: Episode, path: str, rule: str) -> list[list[flo
     return found
 
 
-def turn_credit(group: EpisodeGroup, by_turn: Mapping[int, Sequence[float]]) -> Credit:
+def turn_credit(group: EpisodeGroup, by_turn: Mapping[int, Sequence[float]], counts: Mapping[str, int] | None = None) -> Credit:
     """`spread`, with the group marked as without variance when every number is 0."""
-    return spread(group, by_turn, zero_variance=all(a == 0 for row in by_turn.values() for a in row))
+    return spread(group, by_turn, zero_variance=all(a == 0 for row in by_turn.values() for a in row), counts=counts)
 
 
 def spread_over(episode: Episode, by_turn: Sequence[float]) -> list[list[float]]:

@@ -19,3 +19,6 @@ class Credit(Struct, frozen=True, kw_only=True):
     """Per episode: why it is left out; None when it is not."""
     zero_variance: bool = False
     """True when all compared returns were equal, so that the group carries no signal."""
+    counts: dict[str, int] = {}
+    """What the rule could not do as meant, by name: ``lone_turns`` that had none to be compared with and so got 0, and
+    ``mean_not_positive``, comparisons that MaxRL gave up."""

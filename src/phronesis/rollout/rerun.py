@@ -52,6 +52,8 @@ class Reruns(Asking):
         """Steps their environments made, replayed ones included."""
         self.faults = 0
         """Continuations that faulted; each was played again once."""
+        self.missing = 0
+        """Continuations that faulted twice, so that a mean is over fewer than were asked for."""
         self._gate = asyncio.Semaphore(concurrency)
         self._asked: Counter[tuple[str, int]] = Counter()
 
@@ -86,6 +88,7 @@ class Reruns(Asking):
             failure = failure or next((e.failure for e in scored if e.failure is not None), None)
             if not missing:
                 break
+        self.missing += len(missing)
         if not rewards:
             cause = f"{failure.kind} in {failure.where}: {failure.message}" if failure else "the rubric gave no score"
             raise AllFaulted(f"all {n} re-runs of {episode.id!r} from turn {turn} faulted; the first: {cause}")
@@ -104,6 +107,7 @@ class Reruns(Asking):
             "rerun/tokens": float(self.tokens),
             "rerun/env_steps": float(self.env_steps),
             "rerun/faults": float(self.faults),
+            "rerun/missing": float(self.missing),
         }
 
     async def _scout(self, stage: Stage, episode: Episode, turn: int) -> tuple[EpisodeSession, bytes] | None:

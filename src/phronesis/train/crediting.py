@@ -7,6 +7,8 @@ import logging
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from msgspec.structs import replace
+
 from phronesis.credit.critics.valued import needs_critic
 from phronesis.credit.rule import CreditRule, NeedsValues, Settles, members
 from phronesis.errors import AllFaulted, ConfigError
@@ -52,7 +54,8 @@ async def assign(rule: CreditRule, groups: Sequence[EpisodeGroup], reruns: Rerun
 async def _settled(rule: CreditRule, groups: Sequence[EpisodeGroup], reruns: Reruns) -> list[Credit]:
     credits = list(await asyncio.gather(*(_assigned(rule, group, reruns) for group in groups)))
     if isinstance(rule, Settles):  # statistics over the whole step
-        return rule.settle(groups, credits)
+        settled = rule.settle(groups, credits)
+        return [replace(new, counts={**old.counts, **new.counts}) for old, new in zip(credits, settled, strict=True)]
     return credits
 
 

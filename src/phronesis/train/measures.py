@@ -30,7 +30,14 @@ def episode_metrics(spec: EnvSpec, groups: Sequence[EpisodeGroup], credits: Sequ
         "tokens/sampled": float(sum(e.sampled_tokens for e in episodes)),
         "tokens/context": float(sum(e.context_tokens for e in episodes)),
     }
-    return metrics | _rewards(spec, episodes) | _entropies(episodes)
+    return metrics | _counted(credits) | _rewards(spec, episodes) | _entropies(episodes)
+
+
+def _counted(credits: Sequence[Credit]) -> dict[str, float]:
+    """What credit rules could not do as meant; absent where it never happened."""
+    keys = {"lone_turns": "credit/lone_turns", "mean_not_positive": "credit/mean_not_positive"}
+    found = {key: float(sum(c.counts.get(name, 0) for c in credits)) for name, key in keys.items()}
+    return {key: count for key, count in found.items() if count}
 
 
 def silence(run: Run, start: int) -> int:

@@ -38,6 +38,18 @@ _DEFINED = (
         "Groups that were played and left out by dynamic sampling since all their episodes earned the same.",
         "sum",
     ),
+    _metric(
+        "credit/lone_turns",
+        "turns",
+        "Turns that no other turn of the group could be compared with, e.g. deeper than any sibling's; they got no credit.",
+        "sum",
+    ),
+    _metric(
+        "credit/mean_not_positive",
+        "groups",
+        "Comparisons of unequal rewards that MaxRL gave up, since their mean was not above 0.",
+        "sum",
+    ),
     # what it does
     _metric("episode/count", "episodes", "Episodes played in the step.", "sum"),
     _metric("episode/turns", "turns", "Mean number of policy calls per episode."),
@@ -130,6 +142,7 @@ _DEFINED = (
     ),
     _metric("rerun/tokens", "tokens", "Tokens sampled in those continuations; they are not in the sampled tokens.", "sum"),
     _metric("rerun/env_steps", "steps", "Environment steps of those continuations, replayed prefixes included.", "sum"),
+    _metric("rerun/missing", "episodes", "Continuations that faulted twice: the mean they belong to is over fewer.", "sum"),
     _metric("rerun/faults", "episodes", "Continuations that faulted; each was played again once, none became a reward.", "sum"),
     _metric("critic/warmup", "share", "Is 1 while only the critic learns and the policy stays as it is."),
     _metric("critic/loss", "loss", "Half squared error of the critic's values before it learned from the step."),

@@ -178,7 +178,7 @@ class GroupStandard(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 
 
 class MaxRL(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="maxrl"):
-    """MaxRL, for rewards of at least 0.   See `max_rl`."""
+    """MaxRL, for rewards of at least 0; groups of unequal rewards it gives up on are counted.   See `max_rl`."""
 
     singleton: Singleton = "error"
     """What a group of one means."""
@@ -213,6 +213,16 @@ class NoBaseline(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, 
     def advantages(self, returns: Sequence[float], singleton: Singleton | None = None) -> tuple[float, ...]:
         """The returns, unchanged."""
         return tuple(returns)
+
+
+def compares(*baselines: Baseline) -> bool:
+    """Whether any of them looks at siblings: without one, an episode that faults left alone still has credit."""
+    return not all(isinstance(b, NoBaseline) for b in baselines)
+
+
+def gives_up(baseline: Baseline, returns: Sequence[float]) -> bool:
+    """Whether `MaxRL` gives 0 to returns that differ, since their mean is not above 0."""
+    return isinstance(baseline, MaxRL) and len(set(returns)) > 1 and fsum(returns) <= 0
 
 
 AnyBaseline = LeaveOneOut | GroupMean | GroupStandard | MaxRL | BestOnly | NoBaseline

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from phronesis.credit.critics.valued import Ahead, Bound, OverValues, add, check_lam, over_turns
 from phronesis.credit.rule import CreditRule, TokenValues, Values
-from phronesis.credit.turnwise.turns import check_gamma
+from phronesis.credit.turnwise.turns import check_gamma, trajectory_lengths
 from phronesis.errors import ConfigError
 from phronesis.records import Episode
 
@@ -69,7 +69,7 @@ def gae_skip(
     return Estimate(advantages, returns)
 
 
-def lambda_len(length: int, alpha: float = 1.5) -> float:
+def lambda_len(length: float, alpha: float = 1.5) -> float:
     """A lambda that looks further in longer sequences: ``1 - 1 / (alpha L)``; 0 for an empty one.
 
     Source: SAO, arXiv 2607.07508 (also VAPO, arXiv 2504.05118); formula [lambda-len]. alpha 1.5: L 100 gives .993333.
@@ -78,13 +78,21 @@ def lambda_len(length: int, alpha: float = 1.5) -> float:
     return 1.0 - 1.0 / (alpha * length) if length else 0.0
 
 
-def token_gae(episode: Episode, values: TokenValues, *, gamma: float, lam: float) -> TokenValues:
+def token_gae(episode: Episode, values: TokenValues, *, gamma: float, lam: float | Sequence[float]) -> TokenValues:
     """`gae` over an episode's sampled tokens; a turn's reward lies on its last one. Where the episode forks, the mean of the
-    branches' first values and advantages follows."""
+    branches' first values and advantages follows.
 
-    def turn(kept: Sequence[float], reward: float, ahead: Ahead) -> list[float]:
+    Args:
+        episode: scored.
+        values: per turn, one per token.
+        gamma: discount per sampled token, in [0, 1].
+        lam: memory per sampled token, in [0, 1]; one for all, or one per turn.
+    """
+
+    def turn(k: int, kept: Sequence[float], reward: float, ahead: Ahead) -> list[float]:
         rewards = [0.0] * (len(kept) - 1) + [reward]
-        return gae(kept, rewards, gamma=gamma, lam=lam, ahead=ahead).advantages
+        memory = lam if isinstance(lam, float | int) else lam[k]
+        return gae(kept, rewards, gamma=gamma, lam=memory, ahead=ahead).advantages
 
     return over_turns(episode, values, turn)
 
@@ -124,9 +132,11 @@ class GAECredit(OverValues, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 
 
 class SAOCredit(OverValues, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="sao"):
-    """SAO: one rollout a prompt, a critic instead of siblings, and a lambda that grows with the episode.
+    """SAO: one rollout a prompt, a critic instead of siblings, and a lambda that grows with the trajectory.
 
-    The policy's lambda is `lambda_len` of the episode's sampled tokens, the critic's 1.   Source: arXiv 2607.07508.
+    The policy's lambda is `lambda_len` of the trajectory's sampled tokens (see `trajectory_lengths`), the critic's 1.
+
+    Source: arXiv 2607.07508.
     A critic as published: ten warm-up steps, two updates a step, attention frozen, five times the policy's learning rate.
     """
 
@@ -146,7 +156,8 @@ class SAOCredit(OverValues, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 
     def advantages(self, episode: Episode, values: TokenValues) -> TokenValues:
         """Credit of one episode."""
-        return token_gae(episode, values, gamma=self.gamma, lam=lambda_len(episode.sampled_tokens, self.alpha))
+        lams = [lambda_len(length, self.alpha) for length in trajectory_lengths(episode)]
+        return token_gae(episode, values, gamma=self.gamma, lam=lams)
 
     def targets(self, episode: Episode, values: TokenValues) -> TokenValues:
         """What the critic learns towards: the return."""

@@ -107,7 +107,7 @@ class POADCredit(OverValues, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         return add(episode, self._by_action(episode, values, self.critic_lam), values)
 
     def _by_action(self, episode: Episode, values: TokenValues, lam: float) -> TokenValues:
-        def turn(kept: Sequence[float], reward: float, ahead: Ahead) -> list[float]:
+        def turn(k: int, kept: Sequence[float], reward: float, ahead: Ahead) -> list[float]:
             return poad([kept], [reward], gamma=self.gamma, lam=lam, ahead=ahead)[0]
 
         return over_turns(episode, values, turn)

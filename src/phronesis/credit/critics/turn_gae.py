@@ -70,7 +70,7 @@ class TurnGAECredit(OverValues, frozen=True, kw_only=True, forbid_unknown_fields
         return tuple(rows)
 
     def _by_turn(self, episode: Episode, values: TokenValues, lam: float) -> TokenValues:
-        def turn(kept: Sequence[float], reward: float, ahead: Ahead) -> list[float]:
+        def turn(k: int, kept: Sequence[float], reward: float, ahead: Ahead) -> list[float]:
             return turn_gae([kept], [reward], gamma=self.gamma, lam=lam, ahead=ahead).advantages * len(kept)
 
         return over_turns(episode, values, turn)

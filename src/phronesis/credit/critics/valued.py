@@ -28,8 +28,8 @@ class Ahead(NamedTuple):
     """Its advantage."""
 
 
-OneTurn = Callable[[Sequence[float], float, Ahead], Sequence[float]]
-"""From the values of a turn's sampled tokens, the turn's reward and what follows to one advantage per sampled token."""
+OneTurn = Callable[[int, Sequence[float], float, Ahead], Sequence[float]]
+"""From a turn's index, the values of its sampled tokens, its reward and what follows to one advantage per sampled token."""
 
 
 def over_turns(episode: Episode, values: TokenValues, one_turn: OneTurn) -> TokenValues:
@@ -55,7 +55,7 @@ def over_turns(episode: Episode, values: TokenValues, one_turn: OneTurn) -> Toke
         if not kept:
             heads[k], owed[k], rows[k] = ahead, reward, (0.0,) * len(sampled)
             continue
-        found = one_turn(kept, reward, ahead)
+        found = one_turn(k, kept, reward, ahead)
         heads[k] = Ahead(kept[0], found[0])
         each = iter(found)
         rows[k] = tuple(next(each) if s else 0.0 for s in sampled)

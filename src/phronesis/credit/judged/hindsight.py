@@ -12,7 +12,7 @@ from math import exp, fsum, inf, isfinite, log
 from msgspec import Struct
 
 from phronesis.credit.baselines.group import AnyBaseline, GroupMean, LeaveOneOut
-from phronesis.credit.baselines.trajectory import episode_advantages
+from phronesis.credit.baselines.trajectory import episode_advantages, given_up
 from phronesis.credit.rule import Rerun, members, value_of
 from phronesis.credit.side import POLICY, hindsight_logprobs, token_credit, turn_credit
 from phronesis.credit.turnwise.turns import check_gamma, discounted_returns
@@ -125,7 +125,7 @@ class HindsightCredit(Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
             returns = discounted_returns(group.episodes[e], self.gamma)
             ratios = hindsight_ratios(gains, most=self.most)
             by_turn[e] = [advantage + self.weight * (rho - 1.0) * g for rho, g in zip(ratios, returns, strict=True)]
-        return turn_credit(group, by_turn)
+        return turn_credit(group, by_turn, given_up(group, self.baseline))
 
 
 class HCACredit(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="hca"):

@@ -14,10 +14,10 @@ from typing import NamedTuple
 
 from msgspec import Struct
 
-from phronesis.credit.baselines.group import AnyBaseline, GroupMean
+from phronesis.credit.baselines.group import AnyBaseline, GroupMean, compares
 from phronesis.credit.rule import Rerun, members, value_of
-from phronesis.credit.side import need_policy, need_source, points, turn_credit
-from phronesis.credit.turnwise.turns import Pool, chain, check_gamma, is_chain, pool_keys, pooled_advantages, tree_returns
+from phronesis.credit.side import need_policy, need_source, points
+from phronesis.credit.turnwise.turns import Pool, chain, check_gamma, is_chain, pooled_credit, tree_returns
 from phronesis.errors import ConfigError
 from phronesis.records import Credit, Episode, EpisodeGroup
 
@@ -85,10 +85,9 @@ class IGPOCredit(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, 
         Raises:
             ConfigError: an episode forks, a task has no answer, or nobody gives the policy.
         """
-        kept = members(group).kept
+        kept = members(group, compared=compares(self.baseline)).kept
         rows = await asyncio.gather(*(self._returns(group.episodes[e], rerun) for e in kept))
-        keys = {e: pool_keys(group.episodes[e], self.pool) for e in kept}
-        return turn_credit(group, pooled_advantages(dict(zip(kept, rows, strict=True)), keys, self.baseline))
+        return pooled_credit(group, dict(zip(kept, rows, strict=True)), self.pool, self.baseline)
 
     async def _returns(self, episode: Episode, rerun: Rerun | None) -> tuple[float, ...]:
         if not is_chain(episode):

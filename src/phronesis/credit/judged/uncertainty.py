@@ -11,11 +11,11 @@ from typing import NamedTuple
 
 from msgspec import Struct
 
-from phronesis.credit.baselines.group import AnyBaseline, GroupMean, GroupStandard, LeaveOneOut
-from phronesis.credit.baselines.trajectory import episode_advantages
+from phronesis.credit.baselines.group import AnyBaseline, GroupMean, GroupStandard, LeaveOneOut, compares
+from phronesis.credit.baselines.trajectory import episode_advantages, given_up
 from phronesis.credit.rule import Rerun, members, value_of
 from phronesis.credit.side import turn_credit
-from phronesis.credit.turnwise.turns import pool_keys, pooled_advantages
+from phronesis.credit.turnwise.turns import chain, pooled_credit, successors
 from phronesis.errors import ConfigError
 from phronesis.records import Credit, Episode, EpisodeGroup, Turn
 
@@ -27,6 +27,7 @@ def empg(
     k: float = 1.0,
     k_f: float = 1.0,
     zeta: float = 0.1,
+    before: Sequence[Sequence[int | None]] | None = None,
 ) -> list[list[float]]:
     """``A_t = A g(H_t) + zeta f(H_{t+1})``, ``g = exp(-k H) / mean exp(-k H)``, ``f = exp(-k_f H)``; no f on last steps.
 
@@ -40,6 +41,8 @@ def empg(
         k: how strongly sure steps are preferred, at least 0.
         k_f: how strongly a sure next step is preferred, at least 0.
         zeta: weight of the next step's part.
+        before: per episode, the step each one follows, where steps are no chain; where an episode forks, the mean of f over the
+            branches counts.
     """
     steps = [h for row in entropies for h in row]
     if not steps:
@@ -48,9 +51,11 @@ def empg(
     scaled = [[(h - low) / span for h in row] for row in entropies]
     mean = fsum(exp(-k * h) for row in scaled for h in row) / len(steps)
     found: list[list[float]] = []
-    for row, advantage in zip(scaled, advantages, strict=True):
-        after = [zeta * exp(-k_f * h) for h in row[1:]] + [0.0] * bool(row)
-        found.append([advantage * exp(-k * h) / mean + f for h, f in zip(row, after, strict=True)])
+    for i, (row, advantage) in enumerate(zip(scaled, advantages, strict=True)):
+        bonus = [zeta * exp(-k_f * h) for h in row]
+        after = successors(chain(len(row)) if before is None else before[i])
+        ahead = [fsum(bonus[j] for j in js) / len(js) if js else 0.0 for js in after]
+        found.append([advantage * exp(-k * h) / mean + f for h, f in zip(row, ahead, strict=True)])
     return found
 
 
@@ -93,6 +98,23 @@ def uncertainty(probabilities: Sequence[float]) -> Uncertainty:
     return Uncertainty(*parts, fsum(parts) / 3)
 
 
+def deciding(episode: Episode) -> tuple[int, ...]:
+    """Turns with a sampled token: the others were forced, so nobody was sure or unsure there."""
+    return tuple(k for k, turn in enumerate(episode.turns) if any(turn.sampled))
+
+
+def followed(episode: Episode, turns: Sequence[int]) -> list[int | None]:
+    """Which of some turns each of them follows, by its place among them, across turns that are not among them."""
+    place, before = {k: i for i, k in enumerate(turns)}, episode.before
+    found: list[int | None] = []
+    for k in turns:
+        at = before[k]
+        while at is not None and at not in place:
+            at = before[at]
+        found.append(None if at is None else place[at])
+    return found
+
+
 def turn_entropy(turn: Turn) -> float:
     """Mean entropy of a turn's sampled tokens, nats; 0 when none was sampled.
 
@@ -111,7 +133,7 @@ def turn_entropy(turn: Turn) -> float:
 class EMPGCredit(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="empg"):
     """The episode's advantage, larger where the policy was sure, plus a bonus for leading to a step it is sure of.
 
-    Settles over the step: entropies are compared over all groups. A step is a turn. See `empg`.
+    Settles over the step: entropies are compared over all groups. A step is a turn with a sampled token. See `empg`.
     """
 
     k: float = 1.0
@@ -130,7 +152,8 @@ class EMPGCredit(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, 
     async def assign(self, group: EpisodeGroup, rerun: Rerun | None = None) -> Credit:
         """The episodes' advantages, before `settle`; `rerun` is not used."""
         advantages = episode_advantages(group, self.baseline)
-        return turn_credit(group, {e: [a] * len(group.episodes[e].turns) for e, a in advantages.items()})
+        by_turn = {e: [a] * len(group.episodes[e].turns) for e, a in advantages.items()}
+        return turn_credit(group, by_turn, given_up(group, self.baseline))
 
     def settle(self, groups: Sequence[EpisodeGroup], credits: Sequence[Credit]) -> list[Credit]:
         """The advantages, weighted by entropies compared over the whole step. Groups without variance stay at 0 (ours).
@@ -140,11 +163,20 @@ class EMPGCredit(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, 
         """
         live = [(g, group) for g, (group, c) in enumerate(zip(groups, credits, strict=True)) if not c.zero_variance]
         places = [(g, e, a) for g, group in live for e, a in episode_advantages(group, self.baseline).items()]
-        entropies = [[turn_entropy(t) for t in groups[g].episodes[e].turns] for g, e, _ in places]
-        rows = empg(entropies, [a for _, _, a in places], k=self.k, k_f=self.k_f, zeta=self.zeta)
+        steps = [deciding(groups[g].episodes[e]) for g, e, _ in places]
+        entropies = [
+            [turn_entropy(groups[g].episodes[e].turns[k]) for k in ks] for (g, e, _), ks in zip(places, steps, strict=True)
+        ]
+        before = [followed(groups[g].episodes[e], ks) for (g, e, _), ks in zip(places, steps, strict=True)]
+        rows = empg(entropies, [a for _, _, a in places], k=self.k, k_f=self.k_f, zeta=self.zeta, before=before)
+        found: dict[int, dict[int, list[float]]] = {g: {} for g, _ in live}
+        for (g, e, _), ks, row in zip(places, steps, rows, strict=True):
+            found[g][e] = [0.0] * len(groups[g].episodes[e].turns)
+            for k, a in zip(ks, row, strict=True):
+                found[g][e][k] = a
         settled = list(credits)
         for g, group in live:
-            settled[g] = turn_credit(group, {e: row for (at, e, _), row in zip(places, rows, strict=True) if at == g})
+            settled[g] = turn_credit(group, found[g])
         return settled
 
 
@@ -157,7 +189,7 @@ class CriticalCredit(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     """
 
     share: float = 0.4
-    """Share of an episode's turns that are trained, in (0, 1]; at least one turn; ours."""
+    """Share of an episode's turns with sampled tokens that are trained, in (0, 1]; at least one turn; ours."""
     baseline: AnyBaseline = LeaveOneOut()
     """What an episode's reward is compared with."""
 
@@ -173,9 +205,11 @@ class CriticalCredit(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         """
         by_turn: dict[int, list[float]] = {}
         for e, advantage in episode_advantages(group, self.baseline).items():
-            chosen = critical([turn_entropy(t) for t in group.episodes[e].turns], self.share)
-            by_turn[e] = [advantage if c else 0.0 for c in chosen]
-        return turn_credit(group, by_turn)
+            steps = deciding(group.episodes[e])
+            chosen = critical([turn_entropy(group.episodes[e].turns[k]) for k in steps], self.share)
+            trained = {k for k, c in zip(steps, chosen, strict=True) if c}
+            by_turn[e] = [advantage if k in trained else 0.0 for k in range(len(group.episodes[e].turns))]
+        return turn_credit(group, by_turn, given_up(group, self.baseline))
 
 
 class SELAURCredit(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="selaur"):
@@ -205,14 +239,14 @@ class SELAURCredit(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
         Raises:
             ConfigError: the policy reports no entropies.
         """
-        rows = {e: self._returns(group.episodes[e]) for e in members(group).kept}
-        keys = {e: pool_keys(group.episodes[e], "group") for e in rows}
-        return turn_credit(group, pooled_advantages(rows, keys, self.baseline))
+        kept = members(group, compared=compares(self.baseline)).kept
+        return pooled_credit(group, {e: self._returns(group.episodes[e]) for e in kept}, "group", self.baseline)
 
     def _returns(self, episode: Episode) -> list[float]:
         reward = value_of(episode)
         if reward >= self.success:
             return [reward] * len(episode.turns)
         steps = [turn_entropy(t) / log(self.vocabulary) for t in episode.turns]
-        mean = fsum(steps) / len(steps) if steps else 0.0
+        unsure = [steps[k] for k in deciding(episode)]
+        mean = fsum(unsure) / len(unsure) if unsure else 0.0
         return [reward + self.weight * (u + mean) for u in steps]

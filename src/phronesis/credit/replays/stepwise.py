@@ -15,12 +15,12 @@ from typing import NamedTuple
 
 from msgspec import Struct
 
-from phronesis.credit.baselines.group import AnyBaseline, GroupMean
-from phronesis.credit.baselines.trajectory import episode_advantages
+from phronesis.credit.baselines.group import AnyBaseline, GroupMean, compares
+from phronesis.credit.baselines.trajectory import episode_advantages, given_up
 from phronesis.credit.replays.montecarlo import at_least_one
 from phronesis.credit.rule import Rerun, members, value_of
 from phronesis.credit.side import mean_rewards, need_rerun, turn_credit
-from phronesis.credit.turnwise.turns import Pool, chain, check_gamma, is_chain, pool_keys, pooled_advantages, tree_returns
+from phronesis.credit.turnwise.turns import Pool, chain, check_gamma, is_chain, pooled_credit, tree_returns
 from phronesis.errors import ConfigError
 from phronesis.records import Credit, Episode, EpisodeGroup
 
@@ -120,10 +120,9 @@ class VSRMCredit(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, 
             ConfigError: there is no `rerun`, or an episode forks.
         """
         play = need_rerun(rerun, "vsrm")
-        kept = members(group).kept
+        kept = members(group, compared=compares(self.baseline)).kept
         rows = await asyncio.gather(*(self._returns(group.episodes[e], play) for e in kept))
-        keys = {e: pool_keys(group.episodes[e], self.pool) for e in kept}
-        return turn_credit(group, pooled_advantages(dict(zip(kept, rows, strict=True)), keys, self.baseline))
+        return pooled_credit(group, dict(zip(kept, rows, strict=True)), self.pool, self.baseline)
 
     async def _returns(self, episode: Episode, rerun: Rerun) -> tuple[float, ...]:
         _need_chain(episode, "vsrm")
@@ -189,7 +188,8 @@ class SPAECredit(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, 
         play = need_rerun(rerun, "spae")
         advantages = episode_advantages(group, self.baseline)
         rows = await asyncio.gather(*(self._turns(group.episodes[e], play) for e in advantages))
-        return turn_credit(group, {e: [a + s for s in row] for (e, a), row in zip(advantages.items(), rows, strict=True)})
+        found = {e: [a + s for s in row] for (e, a), row in zip(advantages.items(), rows, strict=True)}
+        return turn_credit(group, found, given_up(group, self.baseline))
 
     async def _turns(self, episode: Episode, rerun: Rerun) -> list[float]:
         _need_chain(episode, "spae")

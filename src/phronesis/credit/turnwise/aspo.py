@@ -11,9 +11,10 @@ from math import fsum, isfinite
 from msgspec import Struct
 
 from phronesis.credit.baselines.group import AnyBaseline, GroupStandard
-from phronesis.credit.baselines.trajectory import episode_advantages
+from phronesis.credit.baselines.trajectory import episode_advantages, given_up
 from phronesis.credit.rule import Rerun, value_of
 from phronesis.credit.side import turn_credit
+from phronesis.credit.turnwise.turns import trajectory_lengths
 from phronesis.errors import ConfigError
 from phronesis.records import Credit, Episode, EpisodeGroup
 
@@ -41,16 +42,14 @@ def aspo(
 
 
 def first_call(episode: Episode) -> int | None:
-    """Sampled tokens before the first tool call; None when there is none.
+    """Sampled tokens before the first tool call, on the way to it; None when there is none.
 
     The call begins with the turn's first ``act`` span, or with the turn where there are no spans.
     """
-    seen = 0
-    for turn in episode.turns:
+    for k, turn in enumerate(episode.turns):
         if turn.action is not None and turn.action.tool_calls:
             start = next((s.start for s in turn.spans if s.kind == "act"), 0)
-            return seen + sum(turn.sampled[:start])
-        seen += sum(turn.sampled)
+            return sum(sum(episode.turns[j].sampled) for j in episode.line(k)[:-1]) + sum(turn.sampled[:start])
     return None
 
 
@@ -75,10 +74,11 @@ class ASPOCredit(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, 
         found = episode_advantages(group, self.baseline)
         correct = [e for e in found if value_of(group.episodes[e]) >= self.success]
         called = {e: p for e in correct if (p := first_call(group.episodes[e])) is not None}
-        lengths = [group.episodes[e].sampled_tokens for e in called]
+        lengths = [fsum(trajectory_lengths(group.episodes[e])) / len(group.episodes[e].turns) for e in called]
         positions = list(called.values())
         if sum(lengths):
             mean = fsum(lengths) / len(lengths)
             for i, e in enumerate(called):
                 found[e] = aspo(positions, mean, found[e], delta=self.delta, k=self.k)[i]
-        return turn_credit(group, {e: [a] * len(group.episodes[e].turns) for e, a in found.items()})
+        by_turn = {e: [a] * len(group.episodes[e].turns) for e, a in found.items()}
+        return turn_credit(group, by_turn, given_up(group, self.baseline))

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from msgspec import Struct
 
-from phronesis.credit.baselines.group import AnyBaseline, GroupMean, Singleton
+from phronesis.credit.baselines.group import AnyBaseline, GroupMean, Singleton, compares
 from phronesis.credit.rule import Rerun, members, spread, value_of
 from phronesis.credit.turnwise.turns import check_gamma, discounted_returns, need_states, pooled_advantages, states
 from phronesis.errors import ConfigError
@@ -87,7 +87,7 @@ class GiGPOCredit(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True,
         Raises:
             ConfigError: the environment reports no state keys.
         """
-        kept = members(group).kept
+        kept = members(group, compared=compares(self.episode, self.step)).kept
         if not kept:
             return spread(group, {}, zero_variance=True)
         need_states(group, kept)

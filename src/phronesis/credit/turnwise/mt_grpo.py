@@ -1,5 +1,6 @@
 """MT-GRPO: the turns that led to the first tool result are also judged by what those turns earned.
 
+Where the environment offers no tools at all, its first answer of any kind stands for the tool result (ours).
 Source: Multi-Turn GRPO, arXiv 2505.11821; formula [mt-grpo].
 """
 
@@ -57,24 +58,39 @@ def mt_grpo(
     return MTGRPO(tuple(before), tuple(after))
 
 
-def first_tool_result(episode: Episode) -> int | None:
-    """The first turn a tool answered; None when none was."""
-    for k, turn in enumerate(episode.turns):
-        if turn.reply is not None and any(m.role == "tool" for m in turn.reply.messages):
-            return k
-    return None
+def answered_turns(episode: Episode) -> tuple[bool, ...]:
+    """Per turn, whether a tool answered it; in an environment without tools, whether its reply said anything to go on with.
+
+    An environment has tools if it offers any, or if any message is a tool's. The reply that ends an episode is no answer then:
+    no turn acts on it.
+    """
+    replies = [turn.reply for turn in episode.turns]
+    tools = [r is not None and any(m.role == "tool" for m in r.messages) for r in replies]
+    if episode.tools or any(tools) or any(r is not None and r.tools for r in replies):
+        return tuple(tools)
+    return tuple(r is not None and bool(r.messages) and not r.done for r in replies)
+
+
+def after_first(episode: Episode, answered: Sequence[bool]) -> tuple[bool, ...]:
+    """Per turn, whether an answered one lies before it on its way from the reset."""
+    found: list[bool] = []
+    for at in episode.before:
+        found.append(at is not None and (found[at] or answered[at]))
+    return tuple(found)
 
 
 class MTGRPOCredit(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="mt_grpo"):
     """Standardised outcome for every token, plus the standardised turn reward up to the first tool result.
 
-    The outcome is the components of `outcome`, the turn reward everything else. See `mt_grpo`.
+    The outcome is the components of `outcome`, the turn reward everything else. See `mt_grpo`. Without tools, the environment's
+    first answer stands for the tool result; see `answered_turns`.
     """
 
     needs_siblings: ClassVar[bool] = True
     """Rewards are standardised within the group only."""
     outcome: tuple[str, ...] = ()
-    """Names of reward components that judge the end; empty means those that belong to no turn or to the last one."""
+    """Names of reward components that judge the end; empty means those that belong to no turn or to the last one of a
+    trajectory."""
     lam: float = 1.0
     """Weight of the turn part, at least 0."""
     eps: float = 1e-4
@@ -91,28 +107,27 @@ class MTGRPOCredit(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
         kept = members(group).kept
         episodes = [group.episodes[e] for e in kept]
         parts = [self._parts(e) for e in episodes]
-        answered = [first_tool_result(e) for e in episodes]
+        answered = [answered_turns(e) for e in episodes]
         found = mt_grpo(
             [p[0] for p in parts],
             [p[1] for p in parts],
             lam=self.lam,
             eps=self.eps,
-            tool_result=[a is not None for a in answered],
+            tool_result=[any(a) for a in answered],
         )
         by_turn: dict[int, list[float]] = {}
         for i, e in enumerate(kept):
-            until = answered[i]
-            turns = range(len(group.episodes[e].turns))
-            by_turn[e] = [found.before[i] if until is None or k <= until else found.after[i] for k in turns]
+            late = after_first(group.episodes[e], answered[i])
+            by_turn[e] = [found.after[i] if is_late else found.before[i] for is_late in late]
         return turn_credit(group, by_turn)
 
     def _parts(self, episode: Episode) -> tuple[float, float]:
         """What the turns earned and what the end earned."""
         turn = outcome = 0.0
-        last = len(episode.turns) - 1
+        last = episode.ends
         for c in () if episode.reward is None else episode.reward.components:
             if c.audit or c.score is None:
                 continue
-            ends = c.name in self.outcome if self.outcome else c.turn is None or c.turn == last
+            ends = c.name in self.outcome if self.outcome else c.turn is None or c.turn in last
             turn, outcome = (turn, outcome + c.weight * c.score) if ends else (turn + c.weight * c.score, outcome)
         return turn, outcome

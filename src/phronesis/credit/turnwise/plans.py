@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from msgspec import Struct
 
-from phronesis.credit.baselines.group import AnyBaseline, GroupMean
+from phronesis.credit.baselines.group import AnyBaseline, GroupMean, compares
 from phronesis.credit.rule import Rerun, members, value_of
 from phronesis.credit.side import token_credit
 from phronesis.errors import ConfigError
@@ -79,7 +79,7 @@ class PlanCredit(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, 
         Raises:
             ConfigError: no episode has a plan.
         """
-        kept = members(group).kept
+        kept = members(group, compared=compares(self.baseline)).kept
         if not kept:
             return token_credit(group, {})
         plans = [plan_of(group.episodes[e]) for e in kept]

@@ -12,8 +12,8 @@ from math import isfinite
 from msgspec import Struct
 
 from phronesis.credit.baselines.group import AnyBaseline, GroupMean
-from phronesis.credit.baselines.trajectory import episode_advantages
-from phronesis.credit.rule import Rerun, members
+from phronesis.credit.baselines.trajectory import episode_advantages, given_up
+from phronesis.credit.rule import Rerun
 from phronesis.credit.side import turn_credit
 from phronesis.credit.turnwise.turns import check_gamma, following, need_states, states
 from phronesis.errors import ConfigError, TrainingError
@@ -92,19 +92,18 @@ class RewardFlowCredit(Struct, frozen=True, kw_only=True, forbid_unknown_fields=
             ConfigError: the environment reports no state keys.
             TrainingError: a turn earned less than 0.
         """
-        kept = members(group).kept
-        need_states(group, kept)
         advantages = episode_advantages(group, self.baseline)
+        need_states(group, tuple(advantages))
         edges: dict[Hashable, list[Hashable]] = {}
         rewards: dict[Hashable, float] = {}
-        walked = {e: _steps(group.episodes[e]) for e in kept}
+        walked = {e: _steps(group.episodes[e]) for e in advantages}
         for e, steps in walked.items():
             for (s, t), r in zip(steps, group.episodes[e].earned, strict=True):
                 edges.setdefault(s, []).append(t)
                 rewards[t] = max(r, rewards.get(t, r))
         gained = step_rewards(edges, graph_values(edges, rewards, self.gamma))
         by_turn = {e: [advantages[e] + self.weight * gained[step] for step in steps] for e, steps in walked.items()}
-        return turn_credit(group, by_turn)
+        return turn_credit(group, by_turn, given_up(group, self.baseline))
 
 
 def _steps(episode: Episode) -> list[tuple[Hashable, Hashable]]:

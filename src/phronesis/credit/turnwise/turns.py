@@ -12,13 +12,14 @@ from typing import Literal, NamedTuple
 
 from msgspec import Struct
 
-from phronesis.credit.baselines.group import AnyBaseline, GroupMean
+from phronesis.credit.baselines.group import AnyBaseline, GroupMean, compares, gives_up
 from phronesis.credit.rule import Rerun, members, spread
 from phronesis.errors import ConfigError
 from phronesis.records import Credit, Episode, EpisodeGroup
 
 Pool = Literal["turn", "state", "group"]
-"""Which turns are compared: those at the same depth, those that acted in the same state, all of the group."""
+"""Which turns are compared: those at the same depth, those that acted in the same state, all of the group. A turn that is alone
+there gets no credit, and is counted; see `pooled_credit`."""
 
 INITIAL_STATE = "initial"
 """State in which the first turn of every episode of a group acts."""
@@ -62,6 +63,20 @@ def discounted_returns(episode: Episode, gamma: float) -> tuple[float, ...]:
     return tree_returns(episode.earned, episode.before, gamma)
 
 
+def trajectory_lengths(episode: Episode) -> tuple[float, ...]:
+    """Per turn, the sampled tokens of the trajectory it belongs to; where several share it, their mean (ours).
+
+    Turns of 2 tokens, the second and the third both following the first: 4 each, not 6.
+    """
+    lengths: list[list[int]] = [[] for _ in episode.turns]
+    for end in episode.ends:
+        line = episode.line(end)
+        length = sum(sum(episode.turns[k].sampled) for k in line)
+        for k in line:
+            lengths[k].append(length)
+    return tuple(sum(row) / len(row) for row in lengths)
+
+
 def chain(turns: int) -> tuple[int | None, ...]:
     """What precedes each of `turns` turns that follow one another.
 
@@ -85,6 +100,19 @@ def following(episode: Episode) -> tuple[int | None, ...]:
     return tuple(found)
 
 
+def successors(before: Sequence[int | None]) -> list[list[int]]:
+    """Per step, those that follow it, from what each follows.
+
+    >>> successors([None, 0, 0])
+    [[1, 2], [], []]
+    """
+    found: list[list[int]] = [[] for _ in before]
+    for k, at in enumerate(before):
+        if at is not None:
+            found[at].append(k)
+    return found
+
+
 def tree_returns(rewards: Sequence[float], before: Sequence[int | None], gamma: float) -> tuple[float, ...]:
     """Per step, its reward plus `gamma` times the mean of what its successors return.
 
@@ -96,10 +124,7 @@ def tree_returns(rewards: Sequence[float], before: Sequence[int | None], gamma: 
         before: per step, the index of the one it follows; None at a start. Steps come after what they follow.
         gamma: discount per step, in [0, 1].
     """
-    after: dict[int, list[int]] = defaultdict(list)
-    for k, at in enumerate(before):
-        if at is not None:
-            after[at].append(k)
+    after = successors(before)
     returns = list(rewards)
     for k in reversed(range(len(returns))):
         if after[k]:
@@ -119,33 +144,54 @@ def pooled_advantages(
 
     Rows (1, 0) and (0,) with keys (a, b) and (a,), group mean: (.5, 0) and (-.5,).
     """
-    pools: dict[Hashable, list[Place]] = defaultdict(list)
-    for e, row in returns.items():
-        for k in range(len(row)):
-            place = Place(e, k)
-            pools[place if keys[e][k] is None else keys[e][k]].append(place)
     found = {e: [0.0] * len(row) for e, row in returns.items()}
-    for places in pools.values():
+    for places in _pools(returns, keys).values():
         compared = [returns[p.episode][p.turn] for p in places]
         for place, advantage in zip(places, baseline.advantages(compared, "zero"), strict=True):
             found[place.episode][place.turn] = advantage
     return found
 
 
-def turn_advantages(group: EpisodeGroup, *, gamma: float, pool: Pool, baseline: AnyBaseline) -> dict[int, list[float]]:
-    """Per kept episode (its index), one advantage per turn: its discounted return against those of its pool.
+def _pools(returns: Mapping[int, Sequence[float]], keys: Mapping[int, Sequence[Hashable]]) -> dict[Hashable, list[Place]]:
+    """The turns of each pool; one without a name (None) is alone in a pool of its own."""
+    pools: dict[Hashable, list[Place]] = defaultdict(list)
+    for e, row in returns.items():
+        for k in range(len(row)):
+            place = Place(e, k)
+            pools[place if keys[e][k] is None else keys[e][k]].append(place)
+    return pools
 
-    A turn with nobody to compare with gets 0 (with `NoBaseline` its return).
+
+def pooled_credit(
+    group: EpisodeGroup, returns: Mapping[int, Sequence[float]], pool: Pool, baseline: AnyBaseline, *, weight: float = 1.0
+) -> Credit:
+    """A group's credit from one return per turn: each against those of its pool, times `weight`.
+
+    A turn with nobody to compare with gets 0, also one deeper than any sibling's, and is counted as ``lone_turns``. It could be
+    held against siblings that ended before and earn nothing any more; but then an episode would gain from having been long, in
+    a group where all earned the same. With `NoBaseline` it gets its return.
+
+    Args:
+        group: the group.
+        returns: per kept episode (its index), one number per turn.
+        pool: which turns are compared.
+        baseline: what a return is compared with.
+        weight: factor on the credit.
 
     Raises:
         ConfigError: pool ``state``, and the environment reports no state at all.
     """
-    kept = members(group).kept
     if pool == "state":
-        need_states(group, kept)
-    returns = {e: discounted_returns(group.episodes[e], gamma) for e in kept}
-    # A turn in an unknown state (None) is alone in a pool of its own.
-    return pooled_advantages(returns, {e: pool_keys(group.episodes[e], pool) for e in kept}, baseline)
+        need_states(group, tuple(returns))
+    keys = {e: pool_keys(group.episodes[e], pool) for e in returns}
+    found = pooled_advantages(returns, keys, baseline)
+    pools = [[returns[p.episode][p.turn] for p in places] for places in _pools(returns, keys).values()]
+    counts = {
+        "lone_turns": sum(len(row) == 1 for row in pools) if compares(baseline) else 0,
+        "mean_not_positive": sum(gives_up(baseline, row) for row in pools),
+    }
+    by_turn = {e: [weight * a for a in row] for e, row in found.items()}
+    return spread(group, by_turn, zero_variance=not any(a for row in by_turn.values() for a in row), counts=counts)
 
 
 def pool_keys(episode: Episode, pool: Pool) -> tuple[Hashable, ...]:
@@ -188,10 +234,9 @@ class TurnReturnCredit(Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
     async def assign(self, group: EpisodeGroup, rerun: Rerun | None = None) -> Credit:
         """Credit of one group; `rerun` is not used."""
-        found = turn_advantages(group, gamma=self.gamma, pool=self.pool, baseline=self.baseline)
-        by_turn = {e: [self.weight * a for a in row] for e, row in found.items()}
-        silent = all(a == 0 for row in by_turn.values() for a in row)
-        return spread(group, by_turn, zero_variance=silent)
+        kept = members(group, compared=compares(self.baseline)).kept
+        returns = {e: discounted_returns(group.episodes[e], self.gamma) for e in kept}
+        return pooled_credit(group, returns, self.pool, self.baseline, weight=self.weight)
 
 
 def check_gamma(gamma: float) -> None:
