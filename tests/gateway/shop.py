@@ -85,5 +85,3 @@ def prove(episode):
 
 def run_tool(name, arguments):
     return PRICES[arguments["item"]] if isinstance(arguments, dict) else PRICES[json.loads(arguments)["item"]]
-
-

@@ -4,5 +4,6 @@ from phronesis.gateway.book import Book, GatewayConfig, Work
 from phronesis.gateway.episode import LiveEpisode
 from phronesis.gateway.errors import GatewayError
 from phronesis.gateway.serving import in_background, serving
+from phronesis.gateway.work import OutsideAgents
 
-__all__ = ["Book", "GatewayConfig", "GatewayError", "LiveEpisode", "Work", "in_background", "serving"]
+__all__ = ["Book", "GatewayConfig", "GatewayError", "LiveEpisode", "OutsideAgents", "Work", "in_background", "serving"]

@@ -73,16 +73,12 @@ class GatewayConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 class Work(Protocol):
     """Who decides what is attempted: a training run, say."""
 
-    async def next(self, wait: float) -> LiveEpisode:
-        """Opens the next episode that is needed, waiting up to `wait` seconds for one.
+    async def next(self, wait: float, task: Task | None = None) -> LiveEpisode:
+        """Opens the next episode that is needed, of `task` where an agent brings one, waiting up to `wait` seconds for it.
 
         Raises:
             GatewayError: none is needed now (429) or ever again (410).
         """
-        ...
-
-    def adopt(self, live: LiveEpisode) -> None:
-        """Takes note of an episode whose task a client brought."""
         ...
 
 
@@ -139,6 +135,8 @@ class Book:
         seed: int | None = None,
         group: str | None = None,
         step: int | None = None,
+        limits: Limits | None = None,
+        sampling: Sampling | None = None,
     ) -> LiveEpisode:
         """Opens an episode.
 
@@ -148,6 +146,8 @@ class Book:
             seed: None derives it from the book's seed and the id.
             group: group it belongs to; None means alone.
             step: training step.
+            limits: None takes the book's.
+            sampling: None takes the book's.
 
         Raises:
             GatewayError: too many are open, or the id is taken.
@@ -166,8 +166,8 @@ class Book:
             stream(self.seed, "episode", name) if seed is None else seed,
             policy=self.policy,
             chat=self.chat,
-            limits=self.limits,
-            sampling=self.sampling,
+            limits=limits or self.limits,
+            sampling=sampling or self.sampling,
             group=group,
             step=step,
         )

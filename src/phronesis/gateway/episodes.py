@@ -84,13 +84,13 @@ class End(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 async def create(book: Book, request: Request) -> Response:
     """Opens an episode: of the agent's own task, or of the work that is next."""
     body = await _read(book, request, NewEpisode)
-    if body.task is None and book.work is not None:
-        patience = book.config.wait_seconds if body.wait is None else min(max(body.wait, 0.0), 300.0)
-        live = await unless_gone(request, book.work.next(patience))
-    else:
-        live = book.create(_task(book, body), seed=body.seed, group=body.group)
-        if book.work is not None:
-            book.work.adopt(live)
+    task = _task(book, body)
+    if book.work is None or (task is not None and task.split != "train"):
+        return answer(_opened(book.create(task, seed=body.seed, group=body.group), request), 201)
+    if body.seed is not None or body.group is not None:
+        raise bad_request("a training run gives its episodes their seeds and groups; leave out 'seed' and 'group'")
+    patience = book.config.wait_seconds if body.wait is None else min(max(body.wait, 0.0), 300.0)
+    live = await unless_gone(request, book.work.next(patience, task))
     return answer(_opened(live, request), 201)
 
 

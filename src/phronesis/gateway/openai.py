@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any, cast
 
@@ -14,90 +13,17 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from phronesis.chat.wire import openai_chat
-from phronesis.chat.wire.exchange import ChatRequest
 from phronesis.chat.wire.openai_stream import DONE, stream_answer
 from phronesis.chat.wire.sse import ServerEvent
+from phronesis.gateway.answers import Sampled, find_episode, sampled
 from phronesis.gateway.book import Book
-from phronesis.gateway.episode import LiveEpisode, Said
-from phronesis.gateway.errors import GatewayError, bad_request
-from phronesis.gateway.http import Told, answer, read_json, stream, unless_gone
-from phronesis.policy import Answer
+from phronesis.gateway.episode import Said
+from phronesis.gateway.errors import bad_request
+from phronesis.gateway.http import Told, answer, read_json, stream
 from phronesis.records import Usage
 
-EPISODE_HEADER = "x-phronesis-episode"
-"""Names the episode where the address does not."""
 MOST_CHOICES = 128
-
-
-@dataclass(frozen=True)
-class Sampled:
-    """What was sampled for one request of any API."""
-
-    live: LiveEpisode
-    """The episode."""
-    request: ChatRequest
-    """What was asked."""
-    said: Sequence[Said]
-    """One per message wanted."""
-
-    def delivered(self) -> None:
-        """The client has got all of it."""
-        for one in self.said:
-            one.point.delivered = True
-
-    def answer(self, one: Said, model: str) -> Answer:
-        """A message as the wire formats take it."""
-        thought = sum(s.end - s.start for s in one.turn.spans if s.kind == "think")
-        usage = Usage(
-            input_tokens=len(one.point.prompt),
-            output_tokens=len(one.turn.completion),
-            cached_tokens=one.turn.cached_tokens,
-            thought_tokens=thought,
-        )
-        id = f"{self.live.id}.{one.point.turn}"
-        return Answer(message=one.point.sent, finish=one.turn.finish, usage=usage, model=model, id=id)
-
-    def place(self, one: Said) -> dict[str, object]:
-        """Where a message stands in the episode, under ``phronesis`` in every answer."""
-        return {
-            "episode": self.live.id,
-            "turn": one.point.turn,
-            "kind": one.place.kind,
-            "repairs": list(one.place.repairs),
-            "version": list(one.turn.version),
-        }
-
-
-def find_episode(book: Book, request: Request) -> LiveEpisode | None:
-    """The episode a request belongs to; None when it names none.
-
-    Raises:
-        GatewayError: it names one that is unknown or over.
-    """
-    id: str | None = request.path_params.get("episode") or request.headers.get(EPISODE_HEADER)
-    return None if id is None else book.get(id)
-
-
-async def sampled(book: Book, request: Request, asked: ChatRequest) -> Sampled:
-    """Samples for a request of any API. One that names no episode gets one of its own, which is not recorded.
-
-    Raises:
-        GatewayError: see `LiveEpisode.ask`, `Book.admitted`.
-        Gone: the client went away.
-    """
-    if asked.model != book.config.model and not book.config.any_model:
-        raise GatewayError(404, "model_not_found", f"no model {asked.model!r} here; the model is {book.config.model!r}")
-    live = find_episode(book, request)
-    async with book.admitted():
-        if live is None:
-            live = book.stray()
-            try:
-                said = await unless_gone(request, live.ask(asked))
-            finally:
-                book.drop(live)
-        else:
-            said = await unless_gone(request, live.ask(asked))
-    return Sampled(live, asked, said)
+"""Most messages one request may want."""
 
 
 async def models(book: Book, request: Request) -> Response:
