@@ -20,6 +20,7 @@ from phronesis.engine.native import NativeCompute, obstacle
 from phronesis.engine.request import Decode, Request, check, check_ids
 from phronesis.engine.runner import Counters, Runner
 from phronesis.engine.scoring import score
+from phronesis.engine.vllm.config import VLLMConfig
 from phronesis.errors import ConfigError, PolicyFault
 from phronesis.models.decoder import Decoder
 from phronesis.policy import Completion, SamplingParams
@@ -41,6 +42,9 @@ class EngineConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     """Prompt tokens of one sequence computed in one pass."""
     pass_tokens: int = 1024
     """Prompt tokens of all sequences computed in one pass, about."""
+    vllm: VLLMConfig | None = None
+    """Sample in training from vLLM servers, which get new weights after every step; None samples in this process. Playing,
+    evaluating and replaying a finished run always happen in this process."""
     native: bool | None = None
     """Compute with the compiled step: True insists, False never, None where it can (see `phronesis doctor`)."""
 

@@ -38,6 +38,8 @@ class VLLMConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     weights: str | None = None
     """Folder that this process writes weights to and the servers read them from; None uses memory-backed temporary space,
     which only servers on this machine see."""
+    probe_nats: float = 1.0
+    """Nats: after an update a server scores a few ids; one that is further off than this does not have the weights."""
     update_seconds: float = 300.0
     """Seconds a server may take to load new weights."""
     request_seconds: float = 300.0
@@ -71,7 +73,7 @@ class VLLMConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
             raise ConfigError(f"engine.vllm.route must be 'tokens', 'completions' or 'sglang', got {self.route!r}")
         if self.servers and self.route == "sglang":
             raise ConfigError("engine.vllm.route 'sglang' can only be attached to; start the server yourself and give its url")
-        positive = ("start_seconds", "update_seconds", "request_seconds", "recover_seconds", "health_seconds")
+        positive = ("start_seconds", "update_seconds", "request_seconds", "recover_seconds", "health_seconds", "probe_nats")
         for name in (*positive, "attempts", "concurrency"):
             if not getattr(self, name) > 0:
                 raise ConfigError(f"engine.vllm.{name} must be positive, got {getattr(self, name)!r}")

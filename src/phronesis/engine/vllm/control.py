@@ -37,6 +37,10 @@ class VLLMControl:
     label says, given all ids before it.
     """
 
+    def __init__(self, reload: str = "reload_weights"):
+        """Args: reload: method of vLLM's workers that reads weights; takes ``weights_path``."""
+        self.reload = reload
+
     async def label(self, http: HttpClient, last: str | None) -> str | None:
         """The server's own word."""
         try:
@@ -55,7 +59,7 @@ class VLLMControl:
         try:
             await http.post("pause?mode=keep", retry=False)
             kwargs = {"weights_path": str(folder)}
-            await http.post("collective_rpc", {"method": "reload_weights", "kwargs": kwargs}, retry=False)
+            await http.post("collective_rpc", {"method": self.reload, "kwargs": kwargs}, retry=False)
             await http.post("reset_prefix_cache?reset_running_requests=true", retry=False)
             try:
                 await http.post("update_weight_version", {"new_version": label}, retry=False)

@@ -12,24 +12,27 @@ import logging
 import secrets
 from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
-from math import isfinite
 from random import Random
 from typing import TypeVar
 
 from phronesis.engine.http import RETRIED
 from phronesis.engine.request import check, check_ids
 from phronesis.engine.sampler import FLOOR
-from phronesis.engine.vllm.ask import Ask, Said
-from phronesis.engine.vllm.fleet import Fleet, Target
+from phronesis.engine.vllm.ask import CLAMPED, Ask, Said
+from phronesis.engine.vllm.fleet import Fleet
 from phronesis.engine.vllm.server import Server, broken
 from phronesis.engine.vllm.splice import Parts, splice
-from phronesis.engine.vllm.weights import Save, WeightFolders
+from phronesis.engine.vllm.weights import Probe, Save, Target
 from phronesis.errors import ConfigError, EndpointFault, PolicyFault
 from phronesis.policy import Completion, SamplingParams, prompt_crc
-from phronesis.seeding import stream
+from phronesis.seeding import rng, stream
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
+Score = Callable[[tuple[int, ...]], Sequence[float]]
+"""Nats `[len(ids) - 1]` of given ids, under the present weights."""
+PROBED = 24
+"""Ids scored after an update."""
 FIRST_WAIT, LONGEST_WAIT = 0.25, 10.0
 """Seconds; the wait before attempt n + 1 at a server just tried is drawn evenly from [0, min(LONGEST, FIRST * 2^n)]."""
 
@@ -37,13 +40,17 @@ FIRST_WAIT, LONGEST_WAIT = 0.25, 10.0
 class VLLMEngine:
     """Implements `Policy`, `Scores`, `Versioned` and `Releases` over a fleet of vLLM servers."""
 
-    def __init__(self, fleet: Fleet, *, vocab_size: int, save: Save | None = None, version: int = 0):
+    def __init__(
+        self, fleet: Fleet, *, vocab_size: int, save: Save | None = None, score: Score | None = None, version: int = 0
+    ):
         """Nothing is started or sent before the first request.
 
         Args:
             fleet: the servers; engines may take turns on one fleet.
             vocab_size: ids the model knows.
             save: writes the present weights as a checkpoint directory; None leaves the servers' weights alone.
+            score: log-probabilities of ids under the present weights, by which a server that does not have them is
+                recognised; None trusts the servers.
             version: weight updates done before.
         """
         self.fleet = fleet
@@ -56,7 +63,7 @@ class VLLMEngine:
         """Ids sampled so far."""
         self._vocab_size, self._version = vocab_size, version
         self._name = f"phronesis-{secrets.token_hex(4)}"
-        self._weights = None if save is None else WeightFolders(save, fleet.config.weights)
+        self._save, self._score = save, score
         self._written: Target | None = None
         self._settling: asyncio.Task[None] | None = None
         self._jitter = Random()
@@ -77,7 +84,7 @@ class VLLMEngine:
         Requests made after this wait for them; requests in flight go on with them.
         """
         self._version += 1
-        if self._weights is not None:
+        if self._save is not None:
             self._write()
             if self.fleet.opened:
                 self._settle_soon()
@@ -149,19 +156,6 @@ class VLLMEngine:
         params = SamplingParams(max_tokens=1, temperature=temperature or 1.0)
         return await self._looked(tuple(ids), range(1, len(ids)), params, self._version)
 
-    async def close(self) -> None:
-        """Stops the fleet and removes the weights written."""
-        if self._settling is not None and not self._settling.done():
-            self._settling.cancel()
-        await self.fleet.close()
-        self.leave()
-
-    def leave(self) -> None:
-        """Removes the weights written; the fleet goes on for another engine."""
-        if self._weights is not None:
-            self._weights.remove()
-        self._written = None
-
     def _asked(self, prompt: tuple[int, ...], p: SamplingParams, most: int, stops: tuple[int, ...], seed: int) -> Ask:
         return Ask(
             prompt=prompt, max_tokens=most, context=self.fleet.context, seed=seed & (2**63 - 1), temperature=p.temperature,
@@ -214,7 +208,7 @@ class VLLMEngine:
 
     def _old(self, said: Said, since: int) -> str | None:
         """A label of weights that are not ours or are older than `since`; None when all is well."""
-        if self._weights is None:
+        if self._save is None:
             return None
         for label in said.labels:
             name, _, number = label.rpartition(":")
@@ -224,7 +218,7 @@ class VLLMEngine:
 
     def _versions(self, said: Said, since: int) -> list[int]:
         """Versions that took part; where the server does not say, all from the request to now."""
-        if self._weights is None:
+        if self._save is None:
             return [self._version]
         return [int(label.rpartition(":")[2]) for label in said.labels] or [since, self._version]
 
@@ -256,7 +250,7 @@ class VLLMEngine:
         async def one(at: int) -> float:
             asked = self._asked(whole[:at], p, 1, (), 0)
             said = await self._ask(_looking(asked, whole[at]), since, p.cache_key)
-            return said.looked if said.looked is not None and isfinite(said.looked) else FLOOR
+            return said.looked if said.looked is not None and said.looked > CLAMPED else FLOOR
 
         return tuple(await asyncio.gather(*(one(at) for at in places)))
 
@@ -264,7 +258,7 @@ class VLLMEngine:
     def _settled(self) -> bool:
         if not self.fleet.opened:
             return False
-        return self._weights is None or (self.fleet.target is not None and self.fleet.target.label == self._label)
+        return self._save is None or (self.fleet.target is not None and self.fleet.target.label == self._label)
 
     @property
     def _label(self) -> str:
@@ -272,10 +266,18 @@ class VLLMEngine:
 
     def _write(self) -> Target:
         """The present weights on the disk, under their label."""
-        assert self._weights is not None
+        assert self._save is not None
         if self._written is None or self._written.label != self._label:
-            self._written = Target(self._weights.write(f"{self._name}-{self._version}"), self._label)
+            folder = self.fleet.folders.write(f"{self._name}-{self._version}", self._save)
+            self._written = Target(folder=folder, label=self._label, probe=self._probe())
         return self._written
+
+    def _probe(self) -> Probe | None:
+        if self._score is None:
+            return None
+        draw = rng(0, "vllm probe")
+        ids = tuple(draw.randrange(self._vocab_size) for _ in range(PROBED))
+        return Probe(ids=ids, nats=tuple(self._score(ids)))
 
     def _settle_soon(self) -> asyncio.Task[None]:
         loop = asyncio.get_running_loop()
@@ -285,7 +287,7 @@ class VLLMEngine:
         return self._settling
 
     async def _settle(self) -> None:
-        target = None if self._weights is None else self._write()
+        target = None if self._save is None else self._write()
         await self.fleet.open(None if target is None else target.folder)
         while target is not None and not self._settled:
             target = self._write()

@@ -8,26 +8,17 @@ import os
 import time
 from contextlib import suppress
 from pathlib import Path
-from typing import NamedTuple
 
 from phronesis.engine.vllm.config import VLLMConfig
-from phronesis.engine.vllm.control import VLLMControl
-from phronesis.engine.vllm.launch import Launched
+from phronesis.engine.vllm.control import Control, VLLMControl
+from phronesis.engine.vllm.launch import RELOAD, Launched
 from phronesis.engine.vllm.routing import Router
 from phronesis.engine.vllm.server import Server
+from phronesis.engine.vllm.weights import Target, WeightFolders
 from phronesis.engine.vllm.wire import CompletionsRoute, TokenRoute
 from phronesis.errors import ConfigError, PolicyFault
 
 log = logging.getLogger(__name__)
-
-
-class Target(NamedTuple):
-    """The weights every server shall have."""
-
-    folder: Path
-    """Checkpoint directory."""
-    label: str
-    """Their name."""
 
 
 class Fleet:
@@ -55,9 +46,12 @@ class Fleet:
         """Servers started again after they died."""
         self.updates = 0
         """Times weights were given to a server."""
+        self.folders = WeightFolders(config.weights)
+        """Where weights are written for the servers."""
         self._folder = folder or Path()
         self._launched: dict[int, Launched] = {}
         self._left: dict[int, int] = {}
+        self._retry: dict[str, float] = {}
         self._watcher: asyncio.Task[None] | None = None
         self._changed: asyncio.Event | None = None
         self._key = _key(config)
@@ -90,13 +84,13 @@ class Fleet:
         if self.opened:
             return
         for url in self.config.urls:
-            self.servers.append(self._server(url))
+            self.servers.append(self._server(url, VLLMControl()))
         for index in range(self.config.servers):
             if model is None:
                 raise ConfigError("started vLLM servers need a model; attach to servers by urls instead")
             self._launched[index] = Launched(self.config, index, model, self._folder)
             self._left[index] = self.config.restarts
-            self.servers.append(self._server(self._launched[index].url))
+            self.servers.append(self._server(self._launched[index].url, VLLMControl(RELOAD)))
         began, wait = time.monotonic(), self.config.start_seconds if self.config.servers else self.config.recover_seconds
         try:
             while not all(s.alive for s in self.servers):
@@ -144,7 +138,7 @@ class Fleet:
                     self._changed.clear()
                     await self._changed.wait()
         except TimeoutError:
-            states = {s.url: "other weights" if s.alive else "no answer" for s in self.servers}
+            states = {s.url: s.trouble or "it has other weights" for s in self.servers}
             raise PolicyFault(
                 f"no vLLM server could answer for {self.config.recover_seconds:g} s: {states!r}; look at their logs"
             ) from None
@@ -160,7 +154,7 @@ class Fleet:
         server.label = None
 
     async def close(self) -> None:
-        """Stops what was started, lets go of the rest."""
+        """Stops what was started, lets go of the rest, removes the weights written."""
         if self._watcher is not None and self._watcher.get_loop() is asyncio.get_running_loop():
             self._watcher.cancel()
             with suppress(asyncio.CancelledError):
@@ -171,17 +165,22 @@ class Fleet:
         await asyncio.gather(*(asyncio.to_thread(launched.stop) for launched in self._launched.values()))
         self._launched.clear()
         self.servers.clear()
+        self.folders.remove()
 
-    def _server(self, url: str) -> Server:
+    def _server(self, url: str, control: Control) -> Server:
         dialect = TokenRoute() if self.config.route == "tokens" else CompletionsRoute()
-        return Server(url, dialect, VLLMControl(), self.config, self._key)
+        return Server(url, dialect, control, self.config, self._key)
 
     def _fit(self, server: Server) -> bool:
         return server.alive and (self.target is None or server.label == self.target.label)
 
     async def _give(self, server: Server, target: Target) -> None:
-        if server.label != target.label and await server.give(target.folder, target.label):
+        if server.label == target.label:
+            return
+        if await server.give(target):
             self.updates += 1
+        else:
+            self._retry[server.url] = time.monotonic() + self.config.health_seconds
 
     def _watch(self) -> None:
         """Keeps the watcher of this event loop running."""
@@ -213,10 +212,11 @@ class Fleet:
             await asyncio.to_thread(launched.stop)
             self._launched[index] = again = Launched(self.config, index, self.target.folder, self._folder)
             await server.close()
-            self.servers[i] = server = self._server(again.url)
+            self.servers[i] = server = self._server(again.url, VLLMControl(RELOAD))
         was, target = server.alive, self.target
         await server.look()
-        if server.alive and target is not None and server.label != target.label:
+        due = time.monotonic() >= self._retry.get(server.url, 0.0)
+        if server.alive and target is not None and server.label != target.label and due:
             await self._give(server, target)
         if server.alive and not was:
             log.info("vLLM server %s is in rotation", server.url)

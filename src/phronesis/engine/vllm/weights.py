@@ -7,6 +7,8 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
+from msgspec import Struct
+
 Save = Callable[[Path], None]
 """Writes a checkpoint directory, tokenizer and all."""
 MEMORY = Path("/dev/shm")
@@ -15,28 +17,50 @@ KEPT = 2
 """Newest folders kept: a server may be reading the one before."""
 
 
-class WeightFolders:
-    """One folder per version."""
+class Probe(Struct, frozen=True, kw_only=True):
+    """What right weights say of a few ids, to recognise wrong ones."""
 
-    def __init__(self, save: Save, root: str | None = None):
+    ids: tuple[int, ...]
+    """Ids."""
+    nats: tuple[float, ...]
+    """`[len(ids) - 1]` log-probabilities at temperature 1, of whoever made the weights."""
+
+    def off(self, found: tuple[float, ...]) -> float:
+        """Largest difference, nats."""
+        return max(abs(a - b) for a, b in zip(self.nats, found, strict=True))
+
+
+class Target(Struct, frozen=True, kw_only=True):
+    """Weights that every server shall have."""
+
+    folder: Path
+    """Checkpoint directory."""
+    label: str
+    """Their name."""
+    probe: Probe | None = None
+    """How to recognise them; None trusts the server."""
+
+
+class WeightFolders:
+    """One folder per name."""
+
+    def __init__(self, root: str | None = None):
         """Nothing is written yet.
 
         Args:
-            save: writes the present weights.
             root: where the servers see the folders; None takes temporary space in memory where there is some.
         """
-        self._save = save
         self._own = root is None
         self._root = None if root is None else Path(root)
         self._kept: list[Path] = []
 
-    def write(self, name: str) -> Path:
+    def write(self, name: str, save: Save) -> Path:
         """The folder of the present weights, whole."""
         if self._root is None:
             within = MEMORY if MEMORY.is_dir() else None
             self._root = Path(tempfile.mkdtemp(prefix="phronesis-weights-", dir=within))
         folder = self._root.absolute() / name
-        self._save(folder)
+        save(folder)
         if folder not in self._kept:
             self._kept.append(folder)
         for old in self._kept[:-KEPT]:
