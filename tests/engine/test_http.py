@@ -17,7 +17,8 @@ import pytest
 from scripted_server import Said, Script, events, serving
 
 from phronesis.chat.wire.sse import ServerEvent
-from phronesis.engine.http import BrokenReply, HttpClient, HttpLimits, retry_after
+from phronesis.engine.events import BrokenReply
+from phronesis.engine.http import HttpClient, HttpLimits, retry_after
 from phronesis.errors import ConfigError, EndpointFault
 
 FAST = HttpLimits(attempts=4, first_wait=0.5, longest_wait=2.0, attempt_seconds=5.0)

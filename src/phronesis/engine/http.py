@@ -19,7 +19,8 @@ import httpx
 import msgspec
 from msgspec import Struct
 
-from phronesis.chat.wire.sse import EventReader, ServerEvent
+from phronesis.chat.wire.sse import ServerEvent
+from phronesis.engine.events import BrokenReply, folded
 from phronesis.errors import ConfigError, EndpointFault, WireError, one_line
 
 T = TypeVar("T")
@@ -76,14 +77,6 @@ class HttpCounts:
     """Seconds slept before retries, over all calls."""
     retries: Counter[str] = field(default_factory=Counter[str])
     """Retries by reason, e.g. ``429``, ``503``, ``ReadError`` or ``malformed``."""
-
-
-class BrokenReply(Exception):
-    """Raised by a reader: the answer began well and turned out unusable (cut short, or an error in mid-stream)."""
-
-    def __init__(self, problem: str, reason: str = "broken", retry: bool = True):
-        super().__init__(problem)
-        self.reason, self.retry = reason, retry
 
 
 @dataclass(frozen=True)
@@ -178,11 +171,7 @@ class HttpClient:
         A stream that breaks off is asked for again from its start, with a fresh iterator, so `fold` must keep nothing
         between calls. It raises `BrokenReply` where the events end too early or hold an error.
         """
-
-        async def read(response: httpx.Response) -> T:
-            return await fold(read_events(response))
-
-        return await self.call("POST", path, body, read=read, seconds=seconds, headers=headers)
+        return await self.call("POST", path, body, read=folded(fold), seconds=seconds, headers=headers)
 
     async def call(
         self,
@@ -194,6 +183,7 @@ class HttpClient:
         seconds: float | None = None,
         retry: bool = True,
         headers: Mapping[str, str] | None = None,
+        before: Callable[[], Awaitable[object]] | None = None,
     ) -> T:
         """What `read` makes of the answer, tried until it works or the limits are used up.
 
@@ -205,6 +195,7 @@ class HttpClient:
             seconds: deadline of the whole call; None takes the limits' own.
             retry: False for requests that must not be sent twice.
             headers: sent besides the client's own.
+            before: awaited before every attempt, to keep to a rate limit; the deadline does not run meanwhile.
 
         Raises:
             EndpointFault: it did not work.
@@ -216,6 +207,10 @@ class HttpClient:
         attempt = 0
         while True:
             attempt += 1
+            if before is not None:
+                began = time.monotonic()
+                await before()
+                ends += time.monotonic() - began
             self.counts.attempts += 1
             outcome = await self._attempt(method, self.address(path), content, headers, read, ends)
             if not isinstance(outcome, _Miss):
@@ -340,23 +335,6 @@ async def _keep(client: httpx.AsyncClient) -> AsyncGenerator[None, None]:
         yield
     finally:
         await client.aclose()
-
-
-async def read_events(response: httpx.Response) -> AsyncIterator[ServerEvent]:
-    """The events of an answer as they come.
-
-    Raises:
-        BrokenReply: the answer is no event stream, or ended inside an event.
-    """
-    kind = response.headers.get("content-type", "")
-    if not kind.startswith("text/event-stream"):
-        raise WireError("content-type", f"expected 'text/event-stream', got {kind!r}")
-    reader = EventReader()
-    async for piece in response.aiter_bytes():
-        for event in reader.feed(piece):
-            yield event
-    if reader.torn:
-        raise BrokenReply("the stream ended inside an event", "cut")
 
 
 def retry_after(headers: Mapping[str, str]) -> float | None:

@@ -7,7 +7,7 @@ from phronesis.records.episode import Episode, EpisodeGroup, Failure
 from phronesis.records.message import ImagePart, Message, Part, Role, TextPart, ToolCall, ToolSpec, say
 from phronesis.records.reward import Component, Reward
 from phronesis.records.task import Task
-from phronesis.records.turn import Effect, Finish, Reply, Span, SpanKind, Stop, Turn, Usage
+from phronesis.records.turn import Effect, Finish, Reply, Span, SpanKind, Stop, Turn, Usage, total
 
 __all__ = [
     "Batch",
@@ -36,4 +36,5 @@ __all__ = [
     "Turn",
     "Usage",
     "say",
+    "total",
 ]

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import msgspec
 from msgspec import Raw, Struct
 
-from phronesis.records import Episode, Reward, Stop
+from phronesis.records import Episode, Reward, Stop, Usage
 from phronesis.store import codec
 
 
@@ -62,6 +62,7 @@ class _TaskHead(Struct):
 class _TurnHead(Struct):
     context: Raw
     sampled: Raw
+    usage: Usage | None = None
 
 
 class _Head(Struct):
@@ -110,9 +111,11 @@ def summarise(line: bytes, place: Place, bars: Mapping[str, float]) -> Row:
         head = _heads.decode(line)
     except (msgspec.ValidationError, msgspec.DecodeError):
         return _from_episode(codec.decode(line).episode, place, bars)
-    sampled = sum(bytes(t.sampled).count(b"true") for t in head.turns)
+    told = [t.usage for t in head.turns if t.usage is not None]
+    sampled = sum(bytes(t.sampled).count(b"true") for t in head.turns) + sum(u.output_tokens for u in told)
     forced = sum(bytes(t.sampled).count(b"false") for t in head.turns)
     context = sum(raw.count(b",") + 1 for t in head.turns if len(raw := bytes(t.context)) > 2)
+    context += sum(u.input_tokens for u in told)
     value = head.reward.value if head.reward is not None else None
     fault = head.stop in _FAULTS or head.stop not in _KNOWN
     return Row(
