@@ -1,7 +1,11 @@
 """Clients of other makes, unmodified but for the base URL: the `anthropic` SDK and a `pydantic_ai` agent."""
 
+import asyncio
+from contextlib import asynccontextmanager
+
 import anthropic
 import httpx
+import openai
 import pytest
 from msgspec.structs import replace
 from pydantic_ai import Agent
@@ -55,38 +59,45 @@ def test_anthropic_sdk_plays_one_token_exact_line(stream):
 
 
 def test_anthropic_counts_tokens_and_gets_errors_in_its_own_format():
-    with gateway(any_model=False) as (address, book):
-        with anthropic.Anthropic(base_url=address, api_key="unused", max_retries=0) as client:
-            counted = client.messages.count_tokens(model="phronesis", messages=[{"role": "user", "content": "fig"}])
-            with pytest.raises(anthropic.NotFoundError, match="no model 'claude'"):
-                client.messages.create(model="claude", max_tokens=5, messages=[{"role": "user", "content": "fig"}])
-            with pytest.raises(anthropic.BadRequestError, match="must end with a message that the assistant answers"):
-                prefill = [{"role": "user", "content": "fig"}, {"role": "assistant", "content": "It"}]
-                client.messages.create(model="phronesis", max_tokens=5, messages=prefill)
+    asked = [{"role": "user", "content": "fig"}]
+    with (
+        gateway(any_model=False) as (address, book),
+        anthropic.Anthropic(base_url=address, api_key="unused", max_retries=0) as client,
+    ):
+        counted = client.messages.count_tokens(model="phronesis", messages=asked)
+        with pytest.raises(anthropic.NotFoundError, match="no model 'claude'"):
+            client.messages.create(model="claude", max_tokens=5, messages=asked)
+        with pytest.raises(anthropic.BadRequestError, match="must end with a message that the assistant answers"):
+            prefill = [*asked, {"role": "assistant", "content": "It"}]
+            client.messages.create(model="phronesis", max_tokens=5, messages=prefill)
     assert counted.input_tokens == len(book.chat.open([say("user", "fig")]))
 
 
-def framework(base_url):
+@asynccontextmanager
+async def framework(base_url):
     """A `pydantic_ai` agent with one tool."""
-    agent = Agent(
-        OpenAIChatModel("gpt-4o", provider=OpenAIProvider(base_url=base_url, api_key="unused")), instructions="You sell fruit."
-    )
+    async with openai.AsyncOpenAI(base_url=base_url, api_key="unused") as client:
+        model = OpenAIChatModel("gpt-4o", provider=OpenAIProvider(openai_client=client))
+        agent = Agent(model, instructions="You sell fruit.")
 
-    @agent.tool_plain
-    def look_up(item: str) -> str:
-        """The price of an item."""
-        return PRICES[item]
+        @agent.tool_plain
+        def look_up(item: str) -> str:
+            """The price of an item."""
+            return PRICES[item]
 
-    return agent
+        yield agent
 
 
 def test_pydantic_ai_agent_plays_one_token_exact_line():
+    async def play(base_url):
+        async with framework(base_url) as agent:
+            first = await agent.run("price of plum")
+            return first, await agent.run("price of fig", message_history=first.all_messages())
+
     with gateway() as (address, book):
         episode = opened(address, task="plum")
-        result = framework(episode["base_url"]).run_sync("price of plum")
-        assert result.output == "It costs 9."
-        more = framework(episode["base_url"]).run_sync("price of fig", message_history=result.all_messages())
-        assert more.output == "It costs 5."
+        first, more = asyncio.run(play(episode["base_url"]))
+        assert (first.output, more.output) == ("It costs 9.", "It costs 5.")
         end = httpx.post(f"{address}/episodes/{episode['id']}/finish", json={"reward": 1.0}).json()
     assert (end["roots"], end["requests"]) == (1, {"opened": 1, "extended": 3})
     record = prove(book.played[0])
@@ -95,10 +106,13 @@ def test_pydantic_ai_agent_plays_one_token_exact_line():
 
 
 def test_pydantic_ai_streams():
+    async def play(base_url):
+        async with framework(base_url) as agent, agent.run_stream("price of plum") as streamed:
+            return "".join([piece async for piece in streamed.stream_text(delta=True)])
+
     with gateway() as (address, book):
         episode = opened(address, task="plum")
-        with framework(episode["base_url"]).run_stream_sync("price of plum") as streamed:
-            assert "".join(streamed.stream_text(delta=True)) == "It costs 9."
+        assert asyncio.run(play(episode["base_url"])) == "It costs 9."
         end = httpx.post(f"{address}/episodes/{episode['id']}/finish", json={"reward": 1.0}).json()
     assert end["requests"] == {"opened": 1, "extended": 1}
     prove(book.played[0])
@@ -113,9 +127,13 @@ def test_several_calls_in_one_message_are_answered_together():
             return says(both)
         return says(said("It costs 5.")) if conversation.count("<tool_response>") == 2 else shopkeeper(prompt)
 
+    async def play(base_url):
+        async with framework(base_url) as agent:
+            return (await agent.run("price of both")).output
+
     with gateway(greedy) as (address, book):
         episode = opened(address, task="both")
-        assert framework(episode["base_url"]).run_sync("price of both").output == "It costs 5."
+        assert asyncio.run(play(episode["base_url"])) == "It costs 5."
         httpx.post(f"{address}/episodes/{episode['id']}/finish", json={"reward": 1.0}).raise_for_status()
     record = prove(book.played[0])
     assert [c.id for c in record.turns[0].action.tool_calls] == ["call_0_0", "call_0_1"]

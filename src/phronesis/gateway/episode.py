@@ -111,7 +111,7 @@ class LiveEpisode:
         if not self.opening:
             self.opening, self.tools = request.messages, request.tools
         first, self.asked = self.asked, self.asked + request.n
-        began = self._tick()
+        began, follows = self._tick(), self._follows(place)
         self.in_flight += 1
         try:
             async with asyncio.TaskGroup() as all_of_them:
@@ -135,6 +135,7 @@ class LiveEpisode:
         ended = self._tick()
         for one in said:
             one.point.began, one.point.ended = began, ended
+            self.turns[one.point.turn] = replace(one.turn, follows=follows)
         return said
 
     def reward(self, component: Component, *, change: bool = False) -> bool:
@@ -203,6 +204,15 @@ class LiveEpisode:
         kept = [k for k in range(len(self.points)) if not (lost[k] or retried[k])]
         new = {old: k for k, old in enumerate(kept)}
         turns = [self.turns[k] for k in kept]
+
+        def after(turn: Turn) -> int:
+            """The kept turn it follows, behind those that are left out."""
+            at = -1 if turn.follows is None else turn.follows
+            while at >= 0 and at not in new:
+                earlier = self.turns[at].follows
+                at = -1 if earlier is None else earlier
+            return new[at] if at >= 0 else -1
+
         parts = [c if c.turn is None else replace(c, turn=new[c.turn]) for c in self.components]
         fault = self.stop is None or self.stop.is_fault
         return Episode(
@@ -211,7 +221,7 @@ class LiveEpisode:
             seed=self.seed,
             opening=self.opening,
             tools=self.tools,
-            turns=tuple(t if t.parent is None else replace(t, parent=new[t.parent]) for t in turns),
+            turns=tuple(replace(t, parent=new.get(-1 if t.parent is None else t.parent), follows=after(t)) for t in turns),
             stop=self.stop or Stop.cancelled,
             reward=Reward(components=tuple(parts)) if parts and not fault else None,
             failure=self.failure,
@@ -263,6 +273,24 @@ class LiveEpisode:
                 "an episode is finished, or with it",
                 "episode_over",
             )
+
+    def _follows(self, place: Place) -> int:
+        """The turn a request comes after in time; −1 for none (see `Turn.follows`).
+
+        An agent that calls a helper with a conversation of its own comes back to its own one: its next turn follows the
+        helper's last. Where requests overlap there is no such order, and a turn follows the one it extends.
+        """
+        latest, parent = self.points[-1] if self.points else None, place.parent
+        if parent is None:
+            twin = next((p for p in self.tree.roots if p.prompt == place.context), None)
+            if twin is not None:
+                before = self.turns[twin.turn].follows
+                return -1 if before is None else before
+            return -1 if latest is None else latest.turn
+        detour = latest is not None and latest.root is not parent.root and not self.in_flight
+        if latest is not None and detour and place.kind in ("extended", "restarted"):
+            return latest.turn
+        return parent.turn
 
     def _tick(self) -> int:
         self.events += 1

@@ -21,7 +21,7 @@ Kind = Literal["opened", "extended", "forked", "rewritten", "rerooted", "restart
 
 * opened: the first request.
 * extended: goes on where a branch ends.
-* forked: goes on from a turn that was continued before (a retry, a second sample, a parallel attempt).
+* forked: goes on where another request went on before (a retry, a second sample, a parallel attempt).
 * rewritten: goes on from an earlier turn with assistant messages the policy never said (edited or compacted history).
 * rerooted: shares no sampled turn with any branch (another system prompt, other tools, a sub-agent): a new root.
 * restarted: extends a branch, but the chat format drops past thoughts here, so that a new root begins.
@@ -64,6 +64,14 @@ class Point:
     """Whether it has a reward of its own."""
     children: list[Point] = field(default_factory=list["Point"])
     """Turns that extend it, in order."""
+
+    @property
+    def root(self) -> Point:
+        """Where its conversation begins."""
+        at = self
+        while at.parent is not None:
+            at = at.parent
+        return at
 
     def history(self) -> list[Message]:
         """All messages up to and including what was said here, as the policy saw and said them."""
@@ -129,7 +137,9 @@ class TokenTree:
         match = self._longest(given, offered)
         if match is None:
             context = self.chat.open(given, offered)
-            return Place("rerooted" if self.asked else "opened", None, False, given, context, ())
+            again = any(root.prompt == context for root in self.roots)
+            kind: Kind = "forked" if again else "rerooted" if self.asked else "opened"
+            return Place(kind, None, False, given, context, ())
         return self._continue(match, given, offered)
 
     def enter(self, place: Place) -> None:
