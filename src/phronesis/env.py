@@ -127,3 +127,5 @@ class EnvSpec:
     """Payload keys (``a.b`` for nested ones) that must not influence what the policy sees before it acts."""
     oracle_tasks: int = 20
     """How many tasks the checker plays per agent."""
+    playable: bool = True
+    """False where only agents outside can play it, through the gateway."""

@@ -52,6 +52,8 @@ BUILT_IN = (
     ),
 )
 """Environments that come with the package."""
+OUTSIDE = Listing("outside", "phronesis.envs.outside:make", "A world that agents outside bring with them")
+"""Known by name, too, and not among those there are to play."""
 
 
 def names() -> tuple[Listing, ...]:
@@ -74,7 +76,7 @@ def get(name: str, args: Mapping[str, object] | None = None) -> EnvSpec:
             `EnvSpec`.
     """
     args = dict(args or {})
-    known = {listing.name: listing.path for listing in names()}
+    known = {listing.name: listing.path for listing in (*names(), OUTSIDE)}
     if ":" in name:
         path = name
     elif name in known:
