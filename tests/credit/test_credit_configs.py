@@ -22,7 +22,7 @@ TAGS = {
     "remax": False,
     "rae": False,
     "trrpp": False,
-    "hierarchical": False,
+    "hierarchical": True,
 }
 
 

@@ -70,6 +70,27 @@ RULES: tuple[Rule, ...] = (
         ratios.unclipped_stale,
     ),
     Rule(
+        "kl-cov-unbound",
+        "warn",
+        "KL-Cov, which binds few tokens and clips none, several updates per batch",
+        'Set learner.epochs=1 and learner.minibatches=1, or take learner.loss.objective.type="clip_cov", which clips like PPO.',
+        ratios.kl_cov_unbound,
+    ),
+    Rule(
+        "opsm-inert",
+        "warn",
+        'the correction opsm against `old`, one update per batch, `old = "learner"`',
+        'Set of="infer" in opsm, which compares with the sampler, or make several updates per batch.',
+        ratios.opsm_inert,
+    ),
+    Rule(
+        "normalise-inert",
+        "warn",
+        "normalised weights where no correction gives any",
+        "Leave learner.loss.normalise_weights out, or add a correction that weighs, e.g. tis_token.",
+        ratios.normalise_inert,
+    ),
+    Rule(
         "anchor-drifts",
         "warn",
         "the ratio refers to recomputed log-probabilities that may be far from the sampler's, and nothing corrects it",
@@ -127,6 +148,13 @@ RULES: tuple[Rule, ...] = (
         ratios.kl_k3,
     ),
     Rule(
+        "kl-stale",
+        "warn",
+        "k2 or k3plus as a term of the loss, several updates per batch",
+        'Set learner.loss.kl.estimator="unbiased", which weighs by theta over old, or make one update per batch.',
+        ratios.kl_stale,
+    ),
+    Rule(
         "truncated-sampling",
         "refuse",
         "top_p, top_k or min_p in training; which ids were left out is not replayed",
@@ -164,9 +192,16 @@ RULES: tuple[Rule, ...] = (
     Rule(
         "scaled-shaping",
         "warn",
-        "shaped rewards divided by the group's deviation",
+        "shaped rewards, or returns of turns, divided by a deviation",
         'Take a baseline that only centres: type="dr_grpo" or "rloo".',
         credit.scaled_shaping,
+    ),
+    Rule(
+        "maxrl-negative",
+        "warn",
+        "MaxRL over returns that a rule makes negative; it is defined for returns of at least 0",
+        'Take a baseline that only centres: type="dr_grpo" or "rloo"; credit/mean_not_positive counts what it gives up.',
+        credit.maxrl_negative,
     ),
     Rule(
         "teacher-unread",

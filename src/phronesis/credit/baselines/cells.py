@@ -110,8 +110,8 @@ class HierarchicalCredit(Struct, frozen=True, kw_only=True, forbid_unknown_field
     """Payload key that says who a task is for."""
     proposer: str = "propose"
     """Its value for tasks that propose a problem."""
-    needs_siblings: ClassVar[bool] = False
-    """A lone episode has credit too."""
+    needs_siblings: ClassVar[bool] = True
+    """A lone attempt at a problem has nothing to be compared with."""
 
     async def assign(self, group: EpisodeGroup, rerun: Rerun | None = None) -> Credit:
         """Solvers' credit; proposers' rewards, not yet compared. `rerun` is not used."""

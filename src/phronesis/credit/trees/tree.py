@@ -8,7 +8,7 @@ before it and shares its number. Leave-one-out among siblings gives an unbiased 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Literal
+from typing import ClassVar, Literal
 
 from msgspec import Struct
 
@@ -137,6 +137,8 @@ class TreeCredit(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, 
     SPO-tree is the default; TreeRPO is ``against = "siblings"`` with ``scale``. See `sibling_advantages`.
     """
 
+    needs_siblings: ClassVar[bool] = True
+    """A lone episode that does not fork has nothing to be compared with."""
     against: Against = "others"
     """What a node is compared with."""
     scale: bool = False

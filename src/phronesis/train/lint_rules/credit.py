@@ -3,21 +3,27 @@
 from __future__ import annotations
 
 from phronesis.credit import (
+    BestOnly,
+    GiGPOCredit,
     GroupStandard,
     IGPOCredit,
+    MaxRL,
     OPDCredit,
     PotentialCredit,
     SELAURCredit,
     TurnReturnCredit,
     VerifiedCredit,
+    VSRMCredit,
 )
 from phronesis.credit.rule import NeedsValues
 from phronesis.losses import CrossStageLoss, DFTLoss, OPDMaskedLoss, SDARLoss, SupervisedLoss
 from phronesis.train.config import RunConfig, needs_siblings
 from phronesis.train.lint_rules.kinds import tag_of
 
-SHAPED = (PotentialCredit, IGPOCredit, SELAURCredit, TurnReturnCredit)
-"""Rules whose rewards hold more than the outcome."""
+SHAPED = (PotentialCredit, IGPOCredit, SELAURCredit, TurnReturnCredit, VSRMCredit)
+"""Rules whose `baseline` compares rewards that hold more than the outcome."""
+SIGNED = (PotentialCredit, IGPOCredit, VSRMCredit)
+"""Rules that pay less than nothing for a turn, whatever the environment pays."""
 
 
 def lone_group(run: RunConfig) -> str | None:
@@ -44,10 +50,22 @@ def critic_idle(run: RunConfig) -> str | None:
 def scaled_shaping(run: RunConfig) -> str | None:
     """Where all outcomes are equal, the deviation is that of the shaping alone."""
     credit = run.credit
-    if isinstance(credit, SHAPED) and isinstance(credit.baseline, GroupStandard):
+    baseline = credit.baseline if isinstance(credit, SHAPED) else credit.step if isinstance(credit, GiGPOCredit) else None
+    if not isinstance(baseline, GroupStandard | BestOnly):
+        return None
+    return (
+        f"credit {tag_of(credit)!r} divides shaped rewards by their deviation in the group: where the outcomes are equal, "
+        "small differences of shaping become as large as success"
+    )
+
+
+def maxrl_negative(run: RunConfig) -> str | None:
+    """The mean it divides by may be near 0 or below."""
+    credit = run.credit
+    if isinstance(credit, SIGNED) and isinstance(credit.baseline, MaxRL):
         return (
-            f"credit {tag_of(credit)!r} divides shaped rewards by their deviation in the group: where the outcomes are equal, "
-            "small differences of shaping become as large as success"
+            f"baseline 'maxrl' divides by the mean of the returns of credit {tag_of(credit)!r}, which may be negative: near 0 "
+            "it blows credit up, and below it there is none"
         )
     return None
 

@@ -9,8 +9,10 @@ from phronesis.losses import (
     GeometricReject,
     K2Reject,
     K3Reject,
+    KLCovLoss,
     KLInLoss,
     KLInReward,
+    OffPolicySequenceMask,
     OPDMaskedLoss,
     ReinforceLoss,
     SAPOLoss,
@@ -57,6 +59,38 @@ def unclipped_stale(run: RunConfig) -> str | None:
             "episodes are no longer the policy's own"
         )
     return None
+
+
+def kl_cov_unbound(run: RunConfig) -> str | None:
+    """Its penalty is 0 where old and theta agree, and falls on a share of the tokens where they do not."""
+    objective = run.learner.loss.objective
+    if isinstance(objective, KLCovLoss) and updates(run) > 1:
+        return (
+            f"objective 'kl_cov' learns from each batch {updates(run)} times and clips no ratio: its penalty binds a share of "
+            f"{objective.fraction:g} of the tokens"
+        )
+    return None
+
+
+def opsm_inert(run: RunConfig) -> str | None:
+    """Theta is old until the first update is done."""
+    if run.learner.old != "learner" or updates(run) > 1:
+        return None
+    if not any(isinstance(c, OffPolicySequenceMask) and c.of == "old" for c in run.learner.loss.corrections):
+        return None
+    return (
+        "correction 'opsm' looks for sequences that became less likely than under old, and each batch makes one update from it"
+    )
+
+
+def normalise_inert(run: RunConfig) -> str | None:
+    """A mean of nothing."""
+    loss = run.learner.loss
+    weighs = weights(run) or any(getattr(c, "reject", None) is False for c in loss.corrections)
+    if not loss.normalise_weights or weighs:
+        return None
+    found = ", ".join(tag_of(c) for c in loss.corrections) or "none"
+    return f"learner.loss.normalise_weights divides weights by their mean, and no correction gives any (corrections: {found})"
 
 
 def anchor_drifts(run: RunConfig) -> str | None:
@@ -139,4 +173,15 @@ def kl_k3(run: RunConfig) -> str | None:
     kl = run.learner.loss.kl
     if isinstance(kl, KLInLoss) and kl.estimator == "k3":
         return "k3 in the loss has the gradient of KL(ref || pi), not of the divergence KL(pi || ref) that its value estimates"
+    return None
+
+
+def kl_stale(run: RunConfig) -> str | None:
+    """From the second update on, the samples are not theta's."""
+    kl = run.learner.loss.kl
+    if isinstance(kl, KLInLoss) and kl.estimator in ("k2", "k3plus") and updates(run) > 1:
+        return (
+            f"{kl.estimator} in the loss has the gradient of KL(pi || ref) on samples of the current policy, and each batch is "
+            f"learned from {updates(run)} times"
+        )
     return None
