@@ -10,7 +10,7 @@ import os
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import httpx
 from msgspec import Struct
@@ -27,6 +27,10 @@ from phronesis.records import Finish, Message, ToolSpec, Usage, total
 
 _CHARS_PER_TOKEN = 3
 """For the estimate a rate limit needs before a request is sent; put right by the answer."""
+
+
+EndpointFormat = Literal["openai", "anthropic"]
+"""Wire formats that can be spoken."""
 
 
 class Price(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -63,6 +67,8 @@ class Price(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 class EndpointConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """An endpoint that takes messages. Nothing here is secret: write the key into an environment variable."""
 
+    format: EndpointFormat = "openai"
+    """Wire format it speaks."""
     model: str = ""
     """Name of the model, as the endpoint knows it."""
     url: str = ""
@@ -70,7 +76,8 @@ class EndpointConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     key_env: str | None = None
     """Environment variable that holds the key. None sends the provider its usual one, and everybody else none."""
     prices: dict[str, Price] = {}
-    """Model -> price. The model is looked up by the name it answers with, then by `model`; without one, costs are unknown."""
+    """Model -> price; ``any`` stands for every other model. Looked up by the name the endpoint answers with, then by `model`;
+    without one, costs are unknown."""
     requests_per_minute: float | None = None
     """Most requests in any minute, retries included; None means no limit."""
     tokens_per_minute: float | None = None
@@ -240,7 +247,8 @@ class Endpoint(ABC):
         )
 
     def _cost(self, answer: Answer) -> float | None:
-        price = self.config.prices.get(answer.model) or self.config.prices.get(self.config.model)
+        prices = self.config.prices
+        price = next((prices[name] for name in (answer.model, self.config.model, "any") if name in prices), None)
         return None if price is None else price.of(answer.usage)
 
     def _key(self, config: EndpointConfig, url: str) -> str | None:

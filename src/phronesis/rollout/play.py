@@ -14,7 +14,7 @@ from phronesis.agent import Agent
 from phronesis.chat.format import ChatFormat
 from phronesis.env import EnvSpec
 from phronesis.errors import AllFaulted, EnvFault
-from phronesis.policy import Policy, Releases
+from phronesis.policy import Chats, Policy, Releases
 from phronesis.records import Episode, EpisodeGroup, Reward, Stop, Task
 from phronesis.rollout.failures import FOREIGN, describe, hung, is_cancelled
 from phronesis.rollout.limits import Limits, Sampling
@@ -28,8 +28,8 @@ class Stage:
 
     spec: EnvSpec
     """The environment."""
-    policy: Policy
-    """Who continues the ids."""
+    policy: Policy | Chats
+    """Who continues the ids, or the conversation."""
     chat: ChatFormat
     """How messages become ids."""
     agent: Agent
