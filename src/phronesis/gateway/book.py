@@ -19,6 +19,7 @@ from phronesis.gateway.errors import GatewayError
 from phronesis.policy import Policy
 from phronesis.records import Episode, Failure, Stop, Task
 from phronesis.rollout.limits import Limits, Sampling
+from phronesis.rollout.play import Stage
 from phronesis.seeding import stream
 
 log = logging.getLogger(__name__)
@@ -135,8 +136,7 @@ class Book:
         seed: int | None = None,
         group: str | None = None,
         step: int | None = None,
-        limits: Limits | None = None,
-        sampling: Sampling | None = None,
+        stage: Stage | None = None,
     ) -> LiveEpisode:
         """Opens an episode.
 
@@ -146,8 +146,7 @@ class Book:
             seed: None derives it from the book's seed and the id.
             group: group it belongs to; None means alone.
             step: training step.
-            limits: None takes the book's.
-            sampling: None takes the book's.
+            stage: its policy, chat format, limits and sampling hold instead of the book's.
 
         Raises:
             GatewayError: too many are open, or the id is taken.
@@ -160,14 +159,17 @@ class Book:
         name = id or f"ep-{secrets.token_hex(8)}"
         if name in self.open or name in self.ended:
             raise GatewayError(409, "taken", f"there is an episode {name!r} already; leave out the id to get a new one")
+        policy = self.policy if stage is None else stage.policy
+        if not isinstance(policy, Policy):
+            raise ConfigError(f"{type(policy).__name__} takes messages; a gateway needs a policy that takes ids")
         live = LiveEpisode(
             name,
             task or Task(id=name, env=self.env),
             stream(self.seed, "episode", name) if seed is None else seed,
-            policy=self.policy,
-            chat=self.chat,
-            limits=limits or self.limits,
-            sampling=sampling or self.sampling,
+            policy=policy,
+            chat=self.chat if stage is None else stage.chat,
+            limits=self.limits if stage is None else stage.limits,
+            sampling=self.sampling if stage is None else stage.sampling,
             group=group,
             step=step,
         )

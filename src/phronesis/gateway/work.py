@@ -167,8 +167,7 @@ class OutsideAgents:
             seed=ticket.seed,
             group=ticket.group,
             step=ticket.step,
-            limits=group.stage.limits,
-            sampling=group.stage.sampling,
+            stage=group.stage,
         )
         group.unfetched.popleft()
         group.claimed = True
