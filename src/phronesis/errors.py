@@ -8,12 +8,14 @@ PhronesisError
 │   ├── CheckpointError      a checkpoint that is missing, corrupt or of an unsupported architecture
 │   │   └── UnsupportedModel a sound checkpoint of a model that the compact decoder does not compute
 │   ├── RunFolderError       a run folder that is missing, corrupt or belongs to another run
+│   ├── SandboxUnavailable   this machine cannot isolate as strongly as is asked
 │   └── TemplateError        a tokenizer or chat template that cannot be used token-exactly
 ├── ToolError                a tool call the policy got wrong; its text goes back to the policy, nothing is broken
 ├── EpisodeFault             something broke inside one episode; recorded as `Episode.failure`, never raised by play
 │   ├── EnvFault             the environment, tool or rubric raised, hung or broke its contract
-│   └── PolicyFault          the engine failed to answer
-│       └── EndpointFault    an HTTP endpoint failed to answer, all its retries included
+│   ├── PolicyFault          the engine failed to answer
+│   │   └── EndpointFault    an HTTP endpoint failed to answer, all its retries included
+│   └── SandboxFault         a sandbox broke, not the command in it
 ├── WireError                JSON of a chat endpoint that is not what its format says; names the field
 ├── AllFaulted               every episode of a phase was a fault: nothing to learn from, nothing to count
 └── TrainingError            the trainer stops rather than learn from wrong numbers
@@ -71,6 +73,10 @@ class RunFolderError(UserError):
     """A run folder that is missing, corrupt or not the one expected."""
 
 
+class SandboxUnavailable(UserError):
+    """This machine cannot isolate commands as strongly as is asked."""
+
+
 class TemplateError(UserError):
     """A tokenizer or chat template that cannot be used token-exactly; says why."""
 
@@ -123,6 +129,10 @@ class EndpointFault(PolicyFault):
 
 def _endpoint_fault(message: str, url: str, status: int | None, reason: str, attempts: int) -> EndpointFault:
     return EndpointFault(message, url=url, status=status, reason=reason, attempts=attempts)
+
+
+class SandboxFault(EpisodeFault):
+    """A sandbox broke: not the command in it, but what runs it."""
 
 
 class WireError(PhronesisError):
