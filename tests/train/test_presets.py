@@ -24,8 +24,6 @@ from phronesis.train.metrics import undefined
 from phronesis.train.optimizer import AdamWConfig, Constant, Stepper
 
 BASE = recipes.get("quickstart")
-REFUSED = {"arpo": "does not branch"}
-"""Presets the trainer cannot do, and what they say."""
 
 
 def flat(value: object, path: str = "") -> dict[str, object]:
@@ -108,6 +106,19 @@ EXPECTED: dict[str, dict[str, object]] = {
         **ONCE, **TOKENS, "credit.type": "opd", "credit.teacher": "far/away", "credit.coef": 1.0, "group_size": 1, "groups": 64,
         "learner.loss.objective.type": "reinforce",
     },
+    "arpo": {
+        **PPO, **TOKENS, **TWICE, **NO_KL, "credit.type": "arpo", "credit.prefix": "hard", "credit.baseline.type": "grpo",
+        "player.type": "arpo", "player.initial": 8, "player.beam": 2, "player.tokens": 20, "player.weight": 0.2,
+        "player.threshold": 0.5, "group_size": 16,
+    },
+    "treerpo": {
+        **PPO, **TOKENS, **TWICE, **NO_KL, "credit.type": "tree", "credit.against": "siblings", "credit.scale": True,
+        "player.type": "tree", "player.widths": (2, 2, 2), "group_size": 8,
+    },
+    "earl": {
+        **PPO, **TOKENS, **TWICE, **NO_KL, "credit.type": "earl", "credit.baseline.type": "grpo", "player.type": "earl",
+        "player.temperature": 10.0, "player.top_k": 10, "player.top_p": 0.9, "player.decay": 0.9,
+    },
     "star": {
         **TOKENS, "credit.type": "verified", "credit.cap": 4, "learner.restart": True, "learner.epochs": 8,
         "learner.loss.objective.type": "supervised",
@@ -137,12 +148,6 @@ def test_every_preset_says_what_it_is_and_where_it_is_from():
         assert "Source: " in said and presets.summary(name).endswith((".", ")")), name
         assert presets.summary(name) == said.partition("\n")[0], name
     assert presets.ingredients("opd") == ["teacher"] and presets.ingredients("grpo") == []
-
-
-@pytest.mark.parametrize(("name", "message"), REFUSED.items())
-def test_what_the_trainer_cannot_do_is_refused(name: str, message: str):
-    with pytest.raises(ConfigError, match=message):
-        presets.apply(name, BASE)
 
 
 def test_missing_ingredients_are_named():
@@ -226,7 +231,7 @@ def primed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "checkpoints" / "step-00000000"
 
 
-@pytest.mark.parametrize("name", [n for n in presets.names() if n not in REFUSED])
+@pytest.mark.parametrize("name", presets.names())
 def test_a_preset_trains(tmp_path: Path, primed: Path, name: str):
     run = config(
         env=EnvChoice(name="lessons:memory"),

@@ -69,8 +69,8 @@ class Reward(Struct, frozen=True, kw_only=True):
         return sum(c.weight * (c.score or 0.0) for c in mine if c.turn is None or c.turn in line)
 
     def by_turn(self, turns: int, ends: Sequence[int] | None = None) -> tuple[float, ...]:
-        """Reward earned at each turn `[turns]`; components of the whole episode fall on the ends of its trajectories, and a turn
-        that several branches share earns the mean of what they say.
+        """Reward earned at each turn `[turns]`; components of the whole episode fall on the ends of its trajectories, and a
+        turn that several branches share earns the mean of what they say.
 
         >>> Reward(components=(Component(name="a", score=1.0, turn=0), Component(name="b", score=2.0))).by_turn(3, (1, 2))
         (1.0, 2.0, 2.0)

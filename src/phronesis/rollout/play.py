@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from math import isfinite
+from typing import Protocol, runtime_checkable
 
 import msgspec
 
@@ -38,6 +39,8 @@ class Stage:
     """What an episode may use."""
     sampling: Sampling = field(default_factory=Sampling)
     """How turns are sampled."""
+    vocabulary: int | None = None
+    """How many ids the policy chooses from; None where that is not known."""
     waiting: dict[str, str] = field(default_factory=dict[str, str])
     """Episode id -> what it awaits right now, e.g. ``env.step``; for heartbeats."""
 
@@ -61,6 +64,30 @@ class Ticket:
     """Group it belongs to."""
     step: int | None = None
     """Training step; None outside training."""
+
+
+@runtime_checkable
+class GroupPlayer(Protocol):
+    """How the attempts of a group come about, for one run; see `phronesis.reason.players`."""
+
+    async def play(self, stage: Stage, name: str, tickets: Sequence[Ticket], gate: asyncio.Semaphore) -> EpisodeGroup:
+        """One group, scored.
+
+        Args:
+            stage: what is played on.
+            name: id of the group.
+            tickets: one for each attempt the group may have; each gives an id, and a seed that no other attempt has.
+            gate: entered by every play.
+        """
+        ...
+
+    def settle(self, groups: Sequence[EpisodeGroup]) -> None:
+        """Takes note of groups played at once, in their order, when all are done."""
+        ...
+
+    def metrics(self) -> dict[str, float]:
+        """What was done since this was last asked, under metric keys."""
+        ...
 
 
 async def play(stage: Stage, ticket: Ticket) -> Episode:
@@ -208,6 +235,7 @@ async def play_groups(
     first: int = 0,
     concurrency: int = 256,
     on_episode: Callable[[Episode], None] | None = None,
+    player: GroupPlayer | None = None,
 ) -> list[EpisodeGroup]:
     """Plays `size` episodes of every task at once and scores them, in the order of `tasks`.
 
@@ -218,24 +246,34 @@ async def play_groups(
         first: number of the first group, for a step that plays several times.
         concurrency: most episodes in flight.
         on_episode: called with each scored episode as its group finishes.
+        player: how the attempts of a group come about; None plays each by itself, from the start.
     """
     gate = asyncio.Semaphore(concurrency)
     at = "" if step is None else f"-{step}"
 
-    async def member(g: int, m: int) -> Episode:
+    def ticket(g: int, m: int) -> Ticket:
         own = stream(seed, stream_name or name, -1 if step is None else step, g, m)
         group = f"{name}{at}-{g}"
-        ticket = Ticket(id=f"{group}-{m}", task=tasks[g - first], seed=own, group=group, step=step)
+        return Ticket(id=f"{group}-{m}", task=tasks[g - first], seed=own, group=group, step=step)
+
+    async def member(of: Ticket) -> Episode:
         async with gate:
-            return await play(stage, ticket)
+            return await play(stage, of)
+
+    async def alone(g: int, tickets: Sequence[Ticket]) -> EpisodeGroup:
+        episodes = await asyncio.gather(*(member(t) for t in tickets))
+        finished = EpisodeGroup(id=f"{name}{at}-{g}", task=tasks[g - first], episodes=tuple(episodes))
+        return await score(stage.spec, finished, stage.limits.rubric_seconds)
 
     async def group(g: int) -> EpisodeGroup:
-        episodes = await asyncio.gather(*(member(g, m) for m in range(size)))
-        finished = EpisodeGroup(id=f"{name}{at}-{g}", task=tasks[g - first], episodes=tuple(episodes))
-        scored = await score(stage.spec, finished, stage.limits.rubric_seconds)
+        tickets = [ticket(g, m) for m in range(size)]
+        scored = await (alone(g, tickets) if player is None else player.play(stage, f"{name}{at}-{g}", tickets, gate))
         for episode in scored.episodes:
             if on_episode is not None:
                 on_episode(episode)
         return scored
 
-    return list(await asyncio.gather(*(group(first + i) for i in range(len(tasks)))))
+    groups = list(await asyncio.gather(*(group(first + i) for i in range(len(tasks)))))
+    if player is not None:
+        player.settle(groups)
+    return groups

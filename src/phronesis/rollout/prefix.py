@@ -13,10 +13,10 @@ from typing import NamedTuple
 
 from msgspec.structs import replace
 
-from phronesis.env import Snapshots
-from phronesis.errors import EnvFault
+from phronesis.env import Env, EnvSpec, Expert, Legal, Snapshots
+from phronesis.errors import ConfigError, EnvFault
 from phronesis.policy import prompt_crc
-from phronesis.records import Episode, Failure, Stop
+from phronesis.records import Episode, Failure, Message, Reply, Stop, Task
 from phronesis.rollout.play import Stage, Ticket, finish, open_attempt
 from phronesis.rollout.session import REPLAY_DIFFERS, Attempt, Begun, EpisodeOver, EpisodeSession
 
@@ -158,3 +158,53 @@ def check_replay(cut: Cut, failure: Failure | None) -> None:
             f"cannot re-run {cut.episode.id!r} from turn {cut.turn}: {failure.message}. Make the environment a function of its "
             "task and seed, or choose a credit rule and a player that do not re-run"
         )
+
+
+async def check_world(spec: EnvSpec, task: Task, seed: int, steps: int = 3) -> None:
+    """Refuses a world that answers the same actions otherwise in a fresh instance. One that fails is left for play to find.
+
+    Args:
+        spec: the environment.
+        task: any of its tasks.
+        seed: any.
+        steps: actions to try: the expert's or the first legal one where the world knows one, else an empty message.
+
+    Raises:
+        ConfigError: names the first reply that differs.
+    """
+    actions: list[Message] = []
+
+    async def replies(env: Env) -> list[Reply]:
+        found = [await env.reset(task, seed)]
+        for k in range(steps):
+            if found[-1].done:
+                break
+            if len(actions) == k:
+                actions.append(await _some_action(env))
+            found.append(await env.step(actions[k]))
+        return [replace(r, metrics={}) for r in found]
+
+    rows: list[list[Reply]] = []
+    for _ in range(2):
+        env = spec.make()
+        try:
+            rows.append(await replies(env))
+        except Exception:  # foreign code; an episode reports it with its trace
+            return
+        finally:
+            await env.close()
+    for k, (one, other) in enumerate(zip(*rows, strict=False)):
+        if one != other:
+            where = f"step {k}" if k else "reset"
+            raise ConfigError(
+                f"environment {spec.name!r} cannot be played on from inside an episode: its {where} "
+                "answered otherwise in a fresh instance with the same task and seed; make it a function of them, or set "
+                'player.type = "alone"'
+            )
+
+
+async def _some_action(env: Env) -> Message:
+    if isinstance(env, Expert):
+        return await env.expert()
+    legal = await env.legal() if isinstance(env, Legal) else ()
+    return legal[0] if legal else Message(role="assistant")

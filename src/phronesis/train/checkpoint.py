@@ -52,6 +52,8 @@ class Manifest(Struct, frozen=True, kw_only=True):
     """State of the task source (`TaskSource.state`)."""
     credit: dict[str, float] = {}
     """What the credit rule remembers, if it does (`phronesis.credit.Remembers`)."""
+    player: dict[str, float] = {}
+    """What the player remembers, if it does."""
     counters: dict[str, int | float | str] = {}
     """Positions of the run's random streams and whatever else the loop counts."""
     config: str = ""

@@ -17,6 +17,7 @@ from phronesis.engine.embedded import EngineConfig
 from phronesis.errors import ConfigError, GroupTooSmall
 from phronesis.models.lora import LoraConfig
 from phronesis.models.tiny import TinyModel
+from phronesis.reason.players.build import Alone, PlayerConfig
 from phronesis.rollout.limits import Limits, Sampling
 from phronesis.train.batching import BatchConfig
 from phronesis.train.critic import CriticConfig
@@ -100,6 +101,9 @@ class RunConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Tasks per step, at least 1."""
     group_size: int = 8
     """Episodes per task, at least 1."""
+    player: PlayerConfig | str = Alone()
+    """How the attempts of a group come about: one by one, or branching from one another (arpo, tree, earl), or an import path
+    ``package.module:make`` of what gives a `phronesis.rollout.play.GroupPlayer`."""
     tasks: TaskOrder = Listed()
     """Which training task comes next; evaluation takes them as listed."""
     dynamic: DynamicConfig | None = None
@@ -160,6 +164,8 @@ class RunConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
                 "group_size 1 with a baseline from the group: an episode has no siblings to be compared with, so every "
                 f"advantage would be 0; set group_size to 2 or more, or {_without_siblings(self.credit)}"
             )
+        if self.steps and not isinstance(self.player, str):
+            self.player.check(self.group_size)
         if self.critic is not None and self.steps and self.critic.warmup >= self.steps:
             raise ConfigError(
                 f"critic.warmup {self.critic.warmup!r} leaves none of the {self.steps!r} steps to the policy; lower it"

@@ -29,9 +29,11 @@ from phronesis.models.files import carry
 from phronesis.models.lora import Adapters
 from phronesis.models.tiny import tiny
 from phronesis.models.tokenizer import load_tokenizer, save_generation, save_tokenizer
+from phronesis.reason.players import build as players
 from phronesis.records import Episode, Task
 from phronesis.rollout.limits import Sampling
 from phronesis.rollout.play import Stage, Ticket, play
+from phronesis.rollout.prefix import check_world
 from phronesis.seeding import stream
 from phronesis.store.disk import make_folder, sync
 from phronesis.store.index import Where
@@ -101,7 +103,8 @@ def check(config: RunConfig, spec: EnvSpec) -> None:
 
     Raises:
         ConfigError: settings `phronesis.train.lint` refuses, priming without demonstrations, an order of tasks the environment
-            does not allow, a credit rule that cannot be built, or one whose critic is missing or idle.
+            does not allow, a credit rule or player that cannot be built, a rule whose critic is missing or idle, or a
+            player that plays on from inside episodes of an environment that is no function of its task and seed.
         CheckpointError: a teacher that cannot be read.
         UnknownName: a split the environment lacks.
     """
@@ -111,6 +114,8 @@ def check(config: RunConfig, spec: EnvSpec) -> None:
     config.tasks.source(spec, "train", config.seed)
     if config.evaluation.tasks:
         SpecTasks(spec, "heldout", config.seed)
+    if players.build(config.player) is not None:
+        asyncio.run(check_world(spec, SpecTasks(spec, "train", config.seed).draw(1)[0], config.seed))
     rule = credit.build(config.credit)
     check_critic(rule, config.critic)
     check_teacher(rule)
@@ -152,6 +157,7 @@ class _Job:
         self.hash = config_hash(config)
         self.source = config.tasks.source(spec, "train", config.seed)
         self.credit = credit.build(config.credit)
+        self.player = players.build(config.player)
 
     async def run(self) -> Summary:
         """All phases in order."""
@@ -185,6 +191,8 @@ class _Job:
             self.source.restore(loaded.manifest.source)
             if isinstance(self.credit, credit.Remembers):
                 self.credit.restore(loaded.manifest.credit)
+            if isinstance(self.player, credit.Remembers):
+                self.player.restore(loaded.manifest.player)
             log.info("continuing from step %d of %d", step, self.config.steps)
             return policy, step
         began = time.monotonic()
@@ -324,6 +332,7 @@ class _Job:
             stage=stage,
             source=self.source,
             credit=taught(self.credit, policy.decoder),
+            player=self.player,
             learner=policy.learner,
             run=self.writer,
             after_step=after_step,
@@ -425,7 +434,10 @@ class _Job:
         self.writer.sync()
         tokenizer_files = [p for p in (self.folder / TOKENIZER).iterdir() if p.is_file()]
         known = dict(self.credit.state()) if isinstance(self.credit, credit.Remembers) else {}
-        manifest = checkpoint.Manifest(step=step, source=self.source.state(), credit=known, config=self.hash)
+        routes = dict(self.player.state()) if isinstance(self.player, credit.Remembers) else {}
+        manifest = checkpoint.Manifest(
+            step=step, source=self.source.state(), credit=known, player=routes, config=self.hash
+        )  # fmt: skip
         checkpoint.save(
             self.folder,
             policy.decoder,

@@ -136,9 +136,16 @@ RULES: tuple[Rule, ...] = (
     Rule(
         "credit-unplayed",
         "warn",
-        "a credit rule for episodes that nothing in this trainer plays (forced routes, branches, several attempts per plan)",
-        "Play such episodes with an agent of your own, or choose another rule; otherwise it is no more than its baseline.",
+        "a credit rule for episodes that the run does not play (forced routes, branches, several attempts per plan)",
+        "Set the player of that name, or play such episodes with your own agent; otherwise it is no more than its baseline.",
         credit.unplayed,
+    ),
+    Rule(
+        "branches-unread",
+        "warn",
+        "a player that branches or forces routes, and a credit rule that does not know what to make of it",
+        'Set credit.type to the rule of the player (arpo or tree; earl), or player.type = "alone".',
+        credit.branches_unread,
     ),
     Rule(
         "kl-k3",
@@ -266,6 +273,21 @@ RULES: tuple[Rule, ...] = (
         "a loss beside a lesson that has one of its own",
         "Leave learner.loss at its defaults, set the lesson's objective, or set lesson=none.",
         lessons.loss_unread,
+    ),
+    Rule(
+        "lesson-objective",
+        "refuse",
+        "a lesson and an objective that do not go together",
+        'Lessons distil and self_distil go with learner.loss.objective.type="gkd" or "sdpo", rationalise with "supervised" or '
+        '"dft".',
+        lessons.lesson_objective,
+    ),
+    Rule(
+        "hints-alone",
+        "refuse",
+        "self-distillation from siblings in groups of one",
+        "Set group_size to 2 or more, or give lesson.feedback.",
+        lessons.hints_alone,
     ),
     Rule(
         "pairs-alone",

@@ -16,7 +16,7 @@ from phronesis.env import TaskSource
 from phronesis.log import Heartbeat
 from phronesis.policy import Versioned
 from phronesis.records import Episode, EpisodeGroup
-from phronesis.rollout.play import Stage, check_played, play_groups
+from phronesis.rollout.play import GroupPlayer, Stage, check_played, play_groups
 from phronesis.rollout.rerun import Reruns
 from phronesis.store.run import RunWriter
 from phronesis.train.batching import build_batch
@@ -49,6 +49,8 @@ class Loop:
     """Where everything is written."""
     after_step: Callable[[int, dict[str, float]], Awaitable[None]]
     """Called with the number of finished steps and the step's metrics: progress, checkpoints, evaluation."""
+    player: GroupPlayer | None = None
+    """How the attempts of a group come about; None plays each by itself."""
     critic: Critic | None = None
     """For credit rules over values; learns beside the policy."""
     lesson: Lesson | None = None
@@ -89,6 +91,7 @@ async def train(loop: Loop, start: int = 0) -> None:
         learned = time.monotonic()
 
         extra |= sampled.metrics() if config.dynamic is not None else {}
+        extra |= loop.player.metrics() if loop.player is not None else {}
         metrics = episode_metrics(loop.stage.spec, sampled.played, credits) | update_metrics(update) | extra
         metrics |= {"time/play": played - began, "time/learn": learned - played, "time/step": learned - began}
         metrics["speed/play_tokens"] = metrics["tokens/sampled"] / (played - began)
@@ -118,7 +121,7 @@ async def play_step(loop: Loop, step: int) -> Sampled:
         begun += n * config.group_size
         groups = await play_groups(
             loop.stage, loop.source.draw(n), size=config.group_size, seed=config.seed, name="train", step=step, first=first,
-            concurrency=config.concurrency, on_episode=store,
+            concurrency=config.concurrency, on_episode=store, player=loop.player,
         )  # fmt: skip
         check_played(f"step {step}", episodes)
         return groups

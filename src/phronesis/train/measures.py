@@ -9,28 +9,33 @@ from statistics import fmean, pstdev
 from phronesis.env import EnvSpec
 from phronesis.evals.run import succeeded
 from phronesis.records import Credit, Episode, EpisodeGroup
+from phronesis.rollout.forks import split
 from phronesis.store.run import Run
 from phronesis.train.learner import UpdateMetrics
 
 
 def episode_metrics(spec: EnvSpec, groups: Sequence[EpisodeGroup], credits: Sequence[Credit]) -> dict[str, float]:
-    """Metrics of one step's episodes. A metric that cannot be computed (no scored episode, say) is absent, not 0."""
+    """Metrics of one step's episodes. A metric that cannot be computed (no scored episode, say) is absent, not 0.
+
+    Branches that were judged as attempts count as episodes; tokens they share count once in sums.
+    """
     episodes = [e for g in groups for e in g.episodes]
+    attempts = [a for e in episodes for a in split(e)]
     metrics = {
-        "episode/count": float(len(episodes)),
-        "episode/faults": fmean(e.stop.is_fault for e in episodes),
-        "episode/truncated": fmean(e.stop.is_truncated for e in episodes),
-        "episode/turns": fmean(len(e.turns) for e in episodes),
-        "episode/tokens": fmean(e.sampled_tokens for e in episodes),
-        "episode/tool_errors": fmean(len(e.errors) for e in episodes),
-        "episode/parse_errors": fmean(sum(t.parse_error is not None for t in e.turns) for e in episodes),
+        "episode/count": float(len(attempts)),
+        "episode/faults": fmean(a.stop.is_fault for a in attempts),
+        "episode/truncated": fmean(a.stop.is_truncated for a in attempts),
+        "episode/turns": fmean(len(a.turns) for a in attempts),
+        "episode/tokens": fmean(a.sampled_tokens for a in attempts),
+        "episode/tool_errors": fmean(len(a.errors) for a in attempts),
+        "episode/parse_errors": fmean(sum(t.parse_error is not None for t in a.turns) for a in attempts),
         "signal/zero_variance": fmean(c.zero_variance for c in credits),
         "signal/groups": float(sum(not c.zero_variance for c in credits)),
         "signal/dropped": float(sum(v is None for c in credits for v in c.values)),
         "tokens/sampled": float(sum(e.sampled_tokens for e in episodes)),
         "tokens/context": float(sum(e.context_tokens for e in episodes)),
     }
-    return metrics | _counted(credits) | _rewards(spec, episodes) | _entropies(episodes)
+    return metrics | _counted(credits) | _rewards(spec, attempts) | _entropies(episodes)
 
 
 def _counted(credits: Sequence[Credit]) -> dict[str, float]:

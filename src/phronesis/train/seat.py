@@ -48,7 +48,10 @@ class Seat:
         limits = config.limits
         if limits.context is None:
             limits = replace(limits, context=self.decoder.config.max_positions)
-        return Stage(spec=spec, policy=self.engine, chat=self.chat, agent=ReAct(), limits=limits, sampling=sampling)
+        return Stage(
+            spec=spec, policy=self.engine, chat=self.chat, agent=ReAct(), limits=limits, sampling=sampling,
+            vocabulary=self.decoder.config.vocab_size,
+        )  # fmt: skip
 
 
 def seat(

@@ -93,11 +93,29 @@ def learns_from_failures(run: RunConfig) -> str | None:
 
 UNPLAYED = {"earl": "forced routes", "arpo": "branches where the entropy rose", "plan": "several attempts that share a plan"}
 """Credit rules, by tag, and the episodes they are made for."""
+PLAYED_BY = {"earl": "earl", "arpo": "arpo"}
+"""Of these, the players that play such episodes."""
 
 
 def unplayed(run: RunConfig) -> str | None:
     """The rule has nothing to compare."""
     name = tag_of(run.credit)
-    if name not in UNPLAYED:
+    if name not in UNPLAYED or isinstance(run.player, str) or tag_of(run.player) == PLAYED_BY.get(name):
         return None
-    return f"credit {name!r} is made for {UNPLAYED[name]}, which the trainer's own agent does not play"
+    how = f" (player {PLAYED_BY[name]!r} does)" if name in PLAYED_BY else ""
+    return f"credit {name!r} is made for {UNPLAYED[name]}, which player {tag_of(run.player)!r} does not play{how}"
+
+
+FORKING = {"arpo": ("arpo", "tree"), "tree": ("tree", "arpo"), "earl": ("earl",)}
+"""Players, by tag, and the credit rules that read what they play."""
+
+
+def branches_unread(run: RunConfig) -> str | None:
+    """Branches cost environment steps that another rule makes nothing of."""
+    player, name = tag_of(run.player), tag_of(run.credit)
+    if player not in FORKING or isinstance(run.credit, str) or name in FORKING[player]:
+        return None
+    return (
+        f"player {player!r} plays for credit {' or '.join(map(repr, FORKING[player]))}, and credit is {name!r}: it compares "
+        "episodes as a whole, of which a forked one holds several attempts, or takes forced attempts for free ones"
+    )

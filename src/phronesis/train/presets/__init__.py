@@ -64,6 +64,7 @@ PRESETS: dict[str, Preset] = {
         turns.spo,
         turns.treerpo,
         turns.arpo,
+        turns.earl,
         turns.empg,
         turns.igpo,
         published.ppo,
@@ -73,6 +74,9 @@ PRESETS: dict[str, Preset] = {
         imitation.opd,
         imitation.raft,
         imitation.star,
+        imitation.gkd,
+        imitation.sdpo,
+        imitation.rlag,
         imitation.dpo,
         imitation.step_dpo,
         imitation.step_apo,
@@ -80,9 +84,9 @@ PRESETS: dict[str, Preset] = {
 }
 """All presets by name."""
 
-REPLACED = ("credit", "critic", "dynamic", "batch", "lesson", "groups", "group_size")
+REPLACED = ("player", "credit", "critic", "dynamic", "batch", "lesson", "groups", "group_size")
 """Fields of a run that a preset sets."""
-REPLACED_LEARNER = ("loss", "epochs", "minibatches", "old", "reset", "restart", "step_size")
+REPLACED_LEARNER = ("loss", "epochs", "minibatches", "old", "reset", "restart", "average", "step_size")
 """Fields of its learner that a preset sets."""
 
 
@@ -177,7 +181,7 @@ def _without(base: RunConfig | None, layers: Sequence[Table]) -> RunConfig:
     table = config.start(RunConfig, base)
     table.setdefault("name", "unnamed")
     for layer in layers:
-        seen = {key: value for key, value in layer.items() if key not in (*REPLACED[:5], KEY)}
+        seen = {key: value for key, value in layer.items() if key not in (*REPLACED[:6], KEY)}
         learner = seen.get("learner")
         if isinstance(learner, Mapping):
             kept = cast(Mapping[str, object], learner)

@@ -14,6 +14,7 @@ from msgspec.structs import replace
 
 from phronesis.credit.build import CreditConfig
 from phronesis.losses import Aggregation, AnyObjective, LossConfig, PPOClipLoss, SequenceMeanTokenMean, TokenMean
+from phronesis.reason.players.build import Alone, PlayerConfig
 from phronesis.train.batching import BatchConfig
 from phronesis.train.config import RunConfig
 from phronesis.train.critic import CriticConfig
@@ -40,6 +41,8 @@ class Algorithm(Struct, frozen=True, kw_only=True):
     """Forget the optimiser's state whenever the sampler gets new weights."""
     restart: bool = False
     """Begin every update from the base model."""
+    average: float | None = None
+    """How far a running average of the weights follows each update."""
     group_size: int | None = None
     """Episodes per task; None keeps the run's. With 1 the run plays as many episodes a step as before, each of another task."""
     batch: BatchConfig = BatchConfig()
@@ -48,6 +51,8 @@ class Algorithm(Struct, frozen=True, kw_only=True):
     """Replacement of groups without signal."""
     critic: CriticConfig | None = None
     """Who expects the return."""
+    player: PlayerConfig = Alone()
+    """How the attempts of a group come about."""
     lesson: LessonConfig | None = None
     """What attempts become, where it is not credit."""
 
@@ -57,6 +62,7 @@ class Algorithm(Struct, frozen=True, kw_only=True):
         return replace(
             run,
             credit=self.credit,
+            player=self.player,
             critic=self.critic,
             dynamic=self.dynamic,
             lesson=self.lesson,
@@ -71,6 +77,7 @@ class Algorithm(Struct, frozen=True, kw_only=True):
                 old=self.old,
                 reset=self.reset,
                 restart=self.restart,
+                average=self.average,
                 step_size="scheduled",
             ),
         )

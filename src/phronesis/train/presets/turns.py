@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from phronesis.credit import (
+    ARPOCredit,
+    EARLCredit,
     EMPGCredit,
     GiGPOCredit,
     GroupMean,
@@ -15,6 +17,9 @@ from phronesis.credit import (
 )
 from phronesis.errors import ConfigError
 from phronesis.losses import PPOClipLoss
+from phronesis.reason.players.arpo import ARPOPlayer
+from phronesis.reason.players.earl import EARLPlayer
+from phronesis.reason.players.tree import TreePlayer
 from phronesis.train.config import RunConfig
 from phronesis.train.presets.algorithm import PASSES, Algorithm, clipped, per_token
 
@@ -70,28 +75,51 @@ def spo(run: RunConfig) -> Algorithm:
 
 
 def treerpo(run: RunConfig) -> Algorithm:
-    """TreeRPO: attempts laid over one another as a tree; a node is worth its children's mean, against its siblings.
+    """TreeRPO: attempts branch as a tree; a node is worth its children's mean, against its siblings.
 
-    ``A = (V - mean over siblings) / std of the siblings``. Source: arXiv 2506.05183; its normaliser is unverified.
-    Ours: the tree is the one that attempts of a group happen to share, by equal tokens from the beginning; nothing is sampled
-    by branching. Without shared beginnings it is GRPO's credit. Clipped PPO with eps .2, token mean, two passes.
+    ``A = (V - mean over siblings) / std of the siblings``. Source: arXiv 2506.05183; its normaliser and widths are unverified.
+    Ours: a node is a turn, two children each at the first three turns, so a group of 8; clipped PPO with eps .2, token mean,
+    two passes. Needs an environment that is a function of its task and seed.
     """
-    credit = TreeCredit(against="siblings", scale=True)
-    return Algorithm(credit=credit, loss=per_token(PPOClipLoss(eps_low=0.2, eps_high=0.2)), passes=PASSES)
+    return Algorithm(
+        credit=TreeCredit(against="siblings", scale=True),
+        player=TreePlayer(widths=(2, 2, 2)),
+        group_size=8,
+        loss=per_token(PPOClipLoss(eps_low=0.2, eps_high=0.2)),
+        passes=PASSES,
+    )
 
 
 def arpo(run: RunConfig) -> Algorithm:
-    """ARPO: branch where a tool result made the policy unsure, share credit among branches (refused: nothing branches here).
+    """ARPO: branch where the world's answer made the policy unsure; branches share the credit of what they have in common.
 
-    Source: arXiv 2507.19849: 8 of 16 rollouts at first, beam 2, branch where ``u - .2 dH <= .5``.
-
-    Raises:
-        ConfigError: always. The trainer's agent never forks an episode, and what ARPO is lies in where it does.
+    GRPO's advantages among all branches, the mean of its branches on a shared turn. Source: arXiv 2507.19849 (16 attempts, 8
+    of them from the start, beam 2, branch where ``u - .2 dH <= .5``, dH over 20 tokens). Ours: the entropy of the whole
+    distribution; any answer counts as a tool's; clipped PPO with eps .2, token mean, two passes. Needs an environment that is a
+    function of its task and seed.
     """
-    raise ConfigError(
-        "algorithm 'arpo' samples by branching where a tool result raised the entropy, and the trainer's agent does not "
-        "branch; its credit alone is credit.type=arpo, for episodes an agent of yours forked, and 'treerpo' compares attempts "
-        "where they part"
+    return Algorithm(
+        credit=ARPOCredit(prefix="hard"),
+        player=ARPOPlayer(initial=8, beam=2),
+        group_size=16,
+        loss=per_token(PPOClipLoss(eps_low=0.2, eps_high=0.2)),
+        passes=PASSES,
+    )
+
+
+def earl(run: RunConfig) -> Algorithm:
+    """EARL: where all attempts failed, each is played again with a forced route and learns from the difference.
+
+    ``A = R_forced - R`` on what follows the route; GRPO's advantage among free attempts. Source: arXiv 2510.07581 (4 attempts,
+    places by ``softmax(log pi / 10)``, top-k 10, top-p .9, gains .9/.1; learning rate and KL .001 are not taken over). Ours:
+    one place a turn; the text policy's tool calls or legal actions are the routes, no vocabulary is extended; clipped PPO with
+    eps .2, token mean, two passes. Needs an environment that is a function of its task and seed.
+    """
+    return Algorithm(
+        credit=EARLCredit(),
+        player=EARLPlayer(),
+        loss=per_token(PPOClipLoss(eps_low=0.2, eps_high=0.2)),
+        passes=PASSES,
     )
 
 
