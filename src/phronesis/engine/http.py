@@ -7,11 +7,13 @@ The rule this module keeps: a call either returns what its reader made of one wh
 from __future__ import annotations
 
 import asyncio
+import ssl
 import time
 from collections import Counter
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from email.utils import parsedate_to_datetime
+from functools import cache
 from random import Random
 from typing import TypeVar
 
@@ -255,6 +257,7 @@ class HttpClient:
                 headers=self._headers,
                 limits=httpx.Limits(max_connections=n, max_keepalive_connections=n),
                 follow_redirects=False,  # a redirect would carry the key elsewhere
+                verify=_tls(),
                 trust_env=not self._local,  # no proxy between this machine and itself
             )
             self._keeper = _keep(self._client)
@@ -358,6 +361,12 @@ def retry_after(headers: Mapping[str, str]) -> float | None:
             continue
         return max(seconds, 0.0)
     return None
+
+
+@cache
+def _tls() -> ssl.SSLContext:
+    """Whom to trust; read from the disk once, since that takes longer than most requests."""
+    return httpx.create_ssl_context()
 
 
 def _advice(status: int) -> str:

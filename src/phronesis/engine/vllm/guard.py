@@ -1,7 +1,7 @@
 """Runs a command until it ends or until whoever started this script is gone; then nothing of it is left.
 
 Usage: ``python guard.py GRACE COMMAND...`` with a pipe for standard input. The pipe closes when the starting process lets go
-of it or dies in any way, SIGKILL included. Then the command's whole process group gets SIGTERM and, after GRACE seconds,
+of it or dies in any way, SIGKILL included. Then the command gets SIGTERM and, after GRACE seconds, its whole process group
 SIGKILL. Needs the standard library alone and imports nothing else, so that it starts at once.
 """
 
@@ -24,7 +24,8 @@ def main() -> int:
     def watch() -> None:
         while os.read(0, 4096):
             pass
-        _kill(child.pid, signal.SIGTERM)
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(child.pid, signal.SIGTERM)  # it stops its own helpers, and cleans up after them
         ends = time.monotonic() + grace
         while time.monotonic() < ends and _there(child.pid):
             time.sleep(0.05)
@@ -32,7 +33,10 @@ def main() -> int:
 
     threading.Thread(target=watch, daemon=True).start()
     code = child.wait()
-    _kill(child.pid, signal.SIGKILL)  # helpers of a command that ended by itself
+    ends = time.monotonic() + grace
+    while time.monotonic() < ends and _there(child.pid):  # its helpers may still clean up
+        time.sleep(0.05)
+    _kill(child.pid, signal.SIGKILL)
     return code if code >= 0 else 128 - code
 
 

@@ -82,7 +82,7 @@ class Launched:
         if self._process.stdin is not None:
             self._process.stdin.close()
         try:
-            self._process.wait(GRACE + 5.0)
+            self._process.wait(2 * GRACE + 5.0)
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()

@@ -101,7 +101,9 @@ class Server:
             async with self._updating:  # what it says in the middle of an update would be outdated at once
                 said = await self._control.label(self._steer, self.label)
                 self.label = said if said != self._wrong else None
-            self.alive, self.trouble = True, None
+            self.alive = True
+            if self._wrong is None:
+                self.trouble = None
         except (EndpointFault, WireError) as error:
             self.lost(str(error))
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import tempfile
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 
@@ -59,6 +60,7 @@ class WeightFolders:
         if self._root is None:
             within = MEMORY if MEMORY.is_dir() else None
             self._root = Path(tempfile.mkdtemp(prefix="phronesis-weights-", dir=within))
+            weakref.finalize(self, shutil.rmtree, self._root, ignore_errors=True)  # also when the run ends in the middle
         folder = self._root.absolute() / name
         save(folder)
         if folder not in self._kept:
