@@ -93,3 +93,29 @@ def test_a_package_that_cannot_be_imported(tmp_path: Path, kind: str):
     done = setup(tmp_path, kind, BROKEN)
     assert (done.code, done.stamps) == (2, set())
     assert "cannot be run" in done.said and not any("[compiler]" in c for c in done.calls)
+
+
+PEERS = {"bench/trl_guess/setup_trl.sh": "trl==", "bench/crosscheck/setup_verl.sh": "--no-deps verl=="}
+
+
+@pytest.mark.parametrize(("script", "package"), PEERS.items())
+def test_a_peers_environment_gets_torch_first_and_is_made_once(tmp_path: Path, script: str, package: str):
+    venv, calls = tmp_path / "venv", tmp_path / "calls"
+    (venv / "bin").mkdir(parents=True)
+    python = venv / "bin" / "python"
+    python.write_text(STUB, encoding="utf-8")
+    python.chmod(0o755)
+    own = {"PYTHON": str(python), "CALLS": str(calls), "TORCH_INDEX": "https://cpu.example"}
+
+    def run(fails: str) -> int:
+        environment = {**os.environ, **own, "FAILS": fails}
+        return subprocess.run(["sh", str(ROOT / script), str(venv)], cwd=ROOT, env=environment, capture_output=True).returncode
+
+    assert run(package) == 1 and not (venv / ".ready").exists(), "a package that cannot be installed leaves no mark"
+    calls.unlink()
+    assert run("nothing") == 0
+    made, torch, rest = (line for line in calls.read_text().splitlines()[:3])
+    assert made == f"-m venv {venv}" and package in rest
+    assert torch.endswith("--extra-index-url https://cpu.example torch==2.13.0")
+    calls.unlink()
+    assert run("nothing") == 0 and not calls.exists(), "a second run does nothing"

@@ -3,16 +3,9 @@
 # which need a GPU or are not imported by its formulas; what the formulas import is named here.
 set -eu
 venv=${1:-.venv-verl}
-python=${PYTHON:-python3}
 wanted='torch==2.13.0 verl==0.9.1 transformers==5.23.0'
-if [ "$(cat "$venv/.ready" 2>/dev/null || true)" = "$wanted" ]; then
-    exit 0
-fi
-echo "bench: making $venv ($wanted)"
-"$python" -m venv "$venv"
-"$venv/bin/python" -m pip install --quiet --disable-pip-version-check \
-    ${TORCH_INDEX:+--extra-index-url "$TORCH_INDEX"} torch==2.13.0
-"$venv/bin/python" -m pip install --quiet --disable-pip-version-check --no-deps verl==0.9.1
-"$venv/bin/python" -m pip install --quiet --disable-pip-version-check transformers==5.23.0 'ray>=2.41' \
-    'tensordict>=0.8,<=0.10,!=0.9.0' omegaconf hydra-core codetiming pandas dill cloudpickle packaging
+. "$(dirname "$0")/../peer_venv.sh"
+install --no-deps verl==0.9.1
+install transformers==5.23.0 'ray>=2.41' 'tensordict>=0.8,<=0.10,!=0.9.0' \
+    omegaconf hydra-core codetiming pandas dill cloudpickle packaging
 echo "$wanted" >"$venv/.ready"

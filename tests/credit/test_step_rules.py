@@ -6,7 +6,7 @@ import pytest
 from credit_groups import episode, group, returns
 
 from phronesis.credit.baselines.batchwide import GDPOCredit, GPGCredit, LitePPOCredit
-from phronesis.credit.baselines.cells import CellCredit, HierarchicalCredit
+from phronesis.credit.baselines.cells import HierarchicalCredit, TRRPPCredit
 from phronesis.credit.baselines.whitening import ReinforcePPBaselineCredit, ReinforcePPCredit
 from phronesis.credit.rule import CreditRule, Settles, sampled_values
 from phronesis.errors import ConfigError
@@ -122,10 +122,10 @@ def test_cells_are_compared_over_groups():
         returns(0, tokens=1, payload=solve, name="h"),
         returns(0.5, tokens=1, payload=propose, name="i"),
     ]
-    found = numbers(groups, settle(CellCredit(), *groups))
+    found = numbers(groups, settle(TRRPPCredit(), *groups))
     assert found == pytest.approx([1.1546985, -0.5773492, -0.5773492, 0], abs=1e-6)
     with pytest.raises(ConfigError, match="payload 'kind'"):
-        asyncio.run(CellCredit().assign(returns(1)))
+        asyncio.run(TRRPPCredit().assign(returns(1)))
 
 
 def test_proposers_are_compared_with_one_another():

@@ -1,7 +1,7 @@
 """Credit: which tokens earned the reward. One idea a file."""
 
 from phronesis.credit.baselines.batchwide import GDPOCredit, GPGCredit, LitePPOCredit, by_group, gdpo, gpg, lite_ppo, z_scores
-from phronesis.credit.baselines.cells import CellCredit, HierarchicalCredit, by_cell, hierarchical
+from phronesis.credit.baselines.cells import HierarchicalCredit, TRRPPCredit, by_cell, hierarchical
 from phronesis.credit.baselines.group import (
     AnyBaseline,
     Baseline,
@@ -76,7 +76,6 @@ __all__ = [
     "Asks",
     "Baseline",
     "BestOnly",
-    "CellCredit",
     "ComparesSiblings",
     "CounterfactualCredit",
     "CreditConfig",
@@ -126,6 +125,7 @@ __all__ = [
     "Settles",
     "ShapleyCredit",
     "StepPair",
+    "TRRPPCredit",
     "TeacherScores",
     "TokenJudge",
     "TokenValues",

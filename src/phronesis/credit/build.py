@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from phronesis.config import import_path
 from phronesis.credit.baselines.batchwide import GDPOCredit, GPGCredit, LitePPOCredit
-from phronesis.credit.baselines.cells import CellCredit, HierarchicalCredit
+from phronesis.credit.baselines.cells import HierarchicalCredit, TRRPPCredit
 from phronesis.credit.baselines.lengths import LengthPenaltyCredit, OPOCredit
 from phronesis.credit.baselines.optimal import OptimalTokenCredit
 from phronesis.credit.baselines.remax import ReMaxCredit
@@ -70,7 +70,7 @@ CreditConfig = (
     | GDPOCredit
     | GPGCredit
     | LitePPOCredit
-    | CellCredit
+    | TRRPPCredit
     | HierarchicalCredit
     | LengthPenaltyCredit
     | OPOCredit

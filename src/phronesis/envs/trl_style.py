@@ -22,7 +22,7 @@ import msgspec
 
 from phronesis.env import EnvSpec, Rubric
 from phronesis.envs.blocking import Worker
-from phronesis.envs.tasks import Tasks, messages_of, task_table
+from phronesis.envs.tasks import Tasks, TaskTable, messages_of, task_table
 from phronesis.envs.tool_env import Opening, Outcome, ToolEnv
 from phronesis.errors import ConfigError, EnvFault
 from phronesis.records import Message, Reply, Task, TextPart, ToolCall, say
@@ -222,29 +222,12 @@ def from_class(
     """
     kind = cast("type[object]", cls if isinstance(cls, type) else type(cls()))
     label = name or kind.__name__
-    reset = cast("Callable[..., object] | None", getattr(kind, "reset", None))
-    if reset is None:
-        raise ConfigError(f"{kind.__name__} has no reset method")
-    if rubric is None and not hasattr(kind, "get_reward"):
-        raise ConfigError(f"{kind.__name__} has no get_reward method; add one, or pass rubric=...")
-    bare = object.__new__(kind)
-    tools = tuple(as_tool(MethodType(f, bare), tell=tell) for f in _tool_functions(kind))
-    if not tools:
-        raise ConfigError(f"{kind.__name__} has no public method that could be a tool")
-    if rows is None:
-        rows = _own_problems(label, _accepts(MethodType(reset, bare), "seed"))
-    opening = messages_of(prompt) if prompt is not None else ()
-    table = task_table(label, rows, system=system)
-
-    def task(split: str, index: int) -> Task:
-        found = table.task(split, index)
-        if any(m.role == "user" for m in found.messages):
-            return found
-        return msgspec.structs.replace(found, messages=found.messages + opening)
-
+    reset, tools = _interface(kind, tell, needs_reward=rubric is None)
+    table = task_table(label, _own_problems(label, _accepts(reset, "seed")) if rows is None else rows, system=system)
+    task = _opened(table, messages_of(prompt) if prompt is not None else ())
     for split, size in table.sizes.items():
         if size is None or size > 0:
-            _check_row(label, MethodType(reset, bare), task(split, 0))
+            _check_row(label, reset, task(split, 0))
     shared = Blueprint[T](
         make=cls, tools=tools, hooks=hooks or Hooks[T](), max_turns=max_turns, read_once=read_once, thread=thread
     )
@@ -260,6 +243,38 @@ def from_class(
         oracle_reward=None,
         null_reward=None,
     )
+
+
+def _interface(
+    kind: type[object], tell: tuple[type[Exception], ...], *, needs_reward: bool
+) -> tuple[Callable[..., object], tuple[Tool, ...]]:
+    """A class's `reset`, bound to an instance that never lives, and its tools.
+
+    Raises:
+        ConfigError: no `reset`, no tool, or no reward where one is needed.
+    """
+    reset = cast("Callable[..., object] | None", getattr(kind, "reset", None))
+    if reset is None:
+        raise ConfigError(f"{kind.__name__} has no reset method")
+    if needs_reward and not hasattr(kind, "get_reward"):
+        raise ConfigError(f"{kind.__name__} has no get_reward method; add one, or pass rubric=...")
+    bare = object.__new__(kind)
+    tools = tuple(as_tool(MethodType(f, bare), tell=tell) for f in _tool_functions(kind))
+    if not tools:
+        raise ConfigError(f"{kind.__name__} has no public method that could be a tool")
+    return MethodType(reset, bare), tools
+
+
+def _opened(table: TaskTable, opening: tuple[Message, ...]) -> Callable[[str, int], Task]:
+    """The table's tasks; `opening` opens those whose row has no user message."""
+
+    def task(split: str, index: int) -> Task:
+        found = table.task(split, index)
+        if any(m.role == "user" for m in found.messages):
+            return found
+        return msgspec.structs.replace(found, messages=found.messages + opening)
+
+    return task
 
 
 def calling(name: str, arguments: Mapping[str, object]) -> Message:

@@ -71,7 +71,7 @@ def cell_of(task: Task, keys: Sequence[str]) -> tuple[Hashable, ...]:
     return tuple(found)
 
 
-class CellCredit(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="trrpp"):
+class TRRPPCredit(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="trrpp"):
     """Every sampled token gets its episode's reward as a z-score within its cell, over the step.   See `by_cell`."""
 
     keys: tuple[str, ...] = ("kind", "role")
