@@ -1,6 +1,7 @@
 """What the running batch asks of the arithmetic: fill the cache, produce the next ids, score given ones.
 
-`Eager` does it with PyTorch operations on any device and in any type; `native.NativeCompute` with one compiled pass.
+`Eager` does it with PyTorch operations on any device and in any type; `native.NativeCompute` with one compiled pass;
+`generic.GenericCompute` through transformers, for any architecture.
 
 Shapes: A running rows, N packed tokens, V vocabulary.
 """
@@ -17,6 +18,7 @@ from phronesis.engine.cache import TOKEN_STEP, KVCache, round_up
 from phronesis.engine.forward import MIN_ROWS, Forward, Piece
 from phronesis.engine.rows import Rows
 from phronesis.engine.sampler import draw
+from phronesis.models.causal import LanguageModel
 from phronesis.models.decoder import Decoder
 
 LOGIT_ROWS = 256
@@ -53,8 +55,11 @@ class Drawn(NamedTuple):
 class Compute(Protocol):
     """The arithmetic of an engine. Every token's bits depend on its own prefix and nothing else."""
 
-    decoder: Decoder
-    """Whose weights are used."""
+    @property
+    def decoder(self) -> LanguageModel:
+        """Whose weights are used."""
+        ...
+
     name: str
     """One word for people: how it computes."""
 

@@ -16,13 +16,16 @@ from dataclasses import replace
 from msgspec import Struct
 
 from phronesis.engine.compute import Compute, Eager
+from phronesis.engine.generic import GenericCompute
 from phronesis.engine.native import NativeCompute, obstacle
 from phronesis.engine.request import Decode, Request, check, check_ids
 from phronesis.engine.runner import Counters, Runner
 from phronesis.engine.scoring import score
 from phronesis.engine.vllm.config import VLLMConfig
 from phronesis.errors import ConfigError, PolicyFault
+from phronesis.models.causal import LanguageModel
 from phronesis.models.decoder import Decoder
+from phronesis.models.generic import GenericModel
 from phronesis.policy import Completion, SamplingParams
 
 QUIET = 3
@@ -49,8 +52,14 @@ class EngineConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     """Compute with the compiled step: True insists, False never, None where it can (see `phronesis doctor`)."""
 
 
-def _compute(decoder: Decoder, native: bool | None) -> Compute:
+def _compute(decoder: LanguageModel, native: bool | None) -> Compute:
     """The fastest arithmetic allowed for the decoder."""
+    if isinstance(decoder, GenericModel):
+        if native:
+            raise ConfigError("engine: native = true, but the model runs through transformers; leave it out")
+        return GenericCompute(decoder)
+    if not isinstance(decoder, Decoder):
+        raise ConfigError(f"the engine has no arithmetic for {type(decoder).__name__}; use a Decoder or a GenericModel")
     reason = "it was switched off" if native is False else obstacle(decoder)
     if reason is None:
         return NativeCompute(decoder)
@@ -62,7 +71,9 @@ def _compute(decoder: Decoder, native: bool | None) -> Compute:
 class EmbeddedEngine:
     """Implements `Policy`, `Scores`, `Versioned` and `Releases` over a `Decoder`."""
 
-    def __init__(self, decoder: Decoder, config: EngineConfig | None = None, *, decode: Decode | None = None, version: int = 0):
+    def __init__(
+        self, decoder: LanguageModel, config: EngineConfig | None = None, *, decode: Decode | None = None, version: int = 0
+    ):
         """An engine that samples with `decoder`'s present weights.
 
         Args:
@@ -74,7 +85,7 @@ class EmbeddedEngine:
         Raises:
             ConfigError: a limit below 1, a context below 2 or beyond the model's, or `native` where it cannot be.
         """
-        c, most = config or EngineConfig(), decoder.config.max_positions
+        c, most = config or EngineConfig(), decoder.max_positions
         context = most if c.context is None else c.context
         if min(c.slots, c.chunk, c.pass_tokens) < 1 or not 2 <= context <= most:
             raise ConfigError(f"engine: limits must be at least 1 and the context between 2 and the model's {most}, got {c!r}")
@@ -82,7 +93,7 @@ class EmbeddedEngine:
         """Limits."""
         self.context = context
         """Most ids of prompt and completion together."""
-        self._vocab_size, self._text = decoder.config.vocab_size, decode
+        self._vocab_size, self._text = decoder.vocab_size, decode
         self._runner = Runner(
             _compute(decoder, c.native),
             c.slots,
@@ -105,8 +116,8 @@ class EmbeddedEngine:
 
     @property
     def arithmetic(self) -> str:
-        """How it computes: "pytorch", or "native" and the numbers a vector holds, e.g. "native-16". The last bits of
-        results belong to it."""
+        """How it computes: "pytorch", "native" and the numbers a vector holds, e.g. "native-16", or "transformers". The last
+        bits of results belong to it."""
         return self._runner.compute.name
 
     @property

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint  # pyright: ignore[reportUnknownVariableType]
 
 from phronesis.errors import ConfigError
+from phronesis.models.causal import LanguageModel
 from phronesis.models.config import DecoderConfig
 from phronesis.models.family import frequencies
 from phronesis.models.kernels import gated, heads, rms_norm
@@ -72,7 +73,7 @@ def add_linear(x_ND: Tensor, h_NM: Tensor, weight: Tensor, bias: Tensor | None) 
     return x_ND if bias is None else x_ND + bias
 
 
-class Decoder(nn.Module):
+class Decoder(LanguageModel):
     """A decoder-only transformer. `hidden` runs packed sequences, `logits` reads the vocabulary where it is needed.
 
     A fresh instance has zero weights: `tiny` and `load` fill them.
@@ -94,6 +95,16 @@ class Decoder(nn.Module):
     def head(self) -> Tensor:
         """Output matrix `[V, D]`; the embedding itself when tied."""
         return self.embed if self.untied_head is None else self.untied_head
+
+    @property
+    def vocab_size(self) -> int:
+        """Rows of the embedding."""
+        return self.config.vocab_size
+
+    @property
+    def max_positions(self) -> int:
+        """Longest sequence the model was made for, in tokens."""
+        return self.config.max_positions
 
     @property
     def dtype(self) -> torch.dtype:
@@ -134,6 +145,6 @@ class Decoder(nn.Module):
                 x_ND = cast("Tensor", block(x_ND, cos, sin, plan))
         return rms_norm(x_ND, self.final_norm, self.config.norm_eps)
 
-    def logits(self, hidden_KD: Tensor) -> Tensor:
+    def logits(self, hidden_KS: Tensor) -> Tensor:
         """Logits `[K, V]` in fp32 for selected rows of `hidden`."""
-        return F.linear(hidden_KD, self.head).float()
+        return F.linear(hidden_KS, self.head).float()

@@ -44,6 +44,16 @@ class Bucket(NamedTuple):
 
 
 @dataclass(frozen=True)
+class Unit:
+    """A maximal chain of only children: token indices of its ancestors and of its own, in path order."""
+
+    prefix: NDArray[np.int64]
+    """Ancestors."""
+    own: NDArray[np.int64]
+    """At least one."""
+
+
+@dataclass(frozen=True)
 class AttentionPlan:
     """Built by `plan`; used by every layer of a forward and backward pass."""
 
@@ -58,11 +68,19 @@ class AttentionPlan:
     """The same for key rows; None when equal to the query rows (all units are roots)."""
     restore_N: Tensor | None
     """Place of each token in the query rows `[N]`; None when `queries` is None."""
+    units: tuple[Unit, ...] = ()
+    """The forest itself, for models that compute it path by path."""
 
     @property
     def tokens(self) -> int:
         """N."""
         return self.positions_N.shape[0]
+
+    @property
+    def paths(self) -> list[NDArray[np.int64]]:
+        """Token indices of every path from a root to a leaf; together they hold every token."""
+        inner = {int(u.prefix[-1]) for u in self.units if len(u.prefix)}
+        return [np.concatenate([u.prefix, u.own]) for u in self.units if int(u.own[-1]) not in inner]
 
     def to(self, device: torch.device | str) -> AttentionPlan:
         """The same plan on another device."""
@@ -76,6 +94,7 @@ class AttentionPlan:
             move(self.queries),
             move(self.keys),
             move(self.restore_N),
+            self.units,
         )
 
     def attend(self, q_NHE: Tensor, kv_NPE: Tensor) -> Tensor:
@@ -111,14 +130,6 @@ class AttentionPlan:
             out.append(mixed.transpose(1, 2).flatten(2).flatten(0, 1))
         flat = out[0] if len(out) == 1 else torch.cat(out)
         return flat if self.restore_N is None else gather(flat, self.restore_N)
-
-
-@dataclass(frozen=True)
-class _Unit:
-    """A maximal chain of only children: token indices of its ancestors and of its own, in path order."""
-
-    prefix: NDArray[np.int64]
-    own: NDArray[np.int64]
 
 
 def plan(lengths: Sequence[int], parents: Sequence[int | None]) -> AttentionPlan:
@@ -164,10 +175,11 @@ def plan(lengths: Sequence[int], parents: Sequence[int | None]) -> AttentionPlan
         None if in_order else torch.as_tensor(queries),
         None if keys is None else torch.as_tensor(keys),
         None if in_order else torch.as_tensor(restore),
+        tuple(units),
     )
 
 
-def _units(lengths: Sequence[int], parents: Sequence[int | None]) -> list[_Unit]:
+def _units(lengths: Sequence[int], parents: Sequence[int | None]) -> list[Unit]:
     """Merges chains of only children."""
     starts = np.concatenate([[0], np.cumsum(lengths)])
     children = [0] * len(lengths)
@@ -185,17 +197,17 @@ def _units(lengths: Sequence[int], parents: Sequence[int | None]) -> list[_Unit]
         if p is not None and p not in path:
             path[p] = np.concatenate([before[p], *own[p]])
         own[i], before[i] = [piece], np.empty(0, np.int64) if p is None else path[p]
-    return [_Unit(before[i], np.concatenate(own[i])) for i in own]
+    return [Unit(before[i], np.concatenate(own[i])) for i in own]
 
 
-def _group(units: list[_Unit]) -> list[list[_Unit]]:
+def _group(units: list[Unit]) -> list[list[Unit]]:
     """Sorts units by length and cuts where padding would cost more than another call."""
-    groups: list[list[_Unit]] = []
+    groups: list[list[Unit]] = []
     for roots in (True, False):
         chosen = [u for u in units if (len(u.prefix) == 0) == roots]
         if len({len(u.own) for u in chosen}) > 1 or not roots:
             chosen.sort(key=lambda u: (-len(u.own), -len(u.prefix)))
-        group: list[_Unit] = []
+        group: list[Unit] = []
         queries = keys = used = 0
         for u in chosen:
             length = len(u.own) + len(u.prefix)
@@ -213,18 +225,18 @@ def _group(units: list[_Unit]) -> list[list[_Unit]]:
     return groups
 
 
-def _padded(unit: _Unit, width: int) -> NDArray[np.int64]:
+def _padded(unit: Unit, width: int) -> NDArray[np.int64]:
     """The unit's own tokens `[Q]`, padded with the last one."""
     return np.concatenate([unit.own, np.full(width - len(unit.own), unit.own[-1])])
 
 
-def _path(unit: _Unit, bucket: Bucket) -> NDArray[np.int64]:
+def _path(unit: Unit, bucket: Bucket) -> NDArray[np.int64]:
     """The unit's path `[K]`, padded on both sides so that its own tokens are the last Q columns."""
     skipped = bucket.span - bucket.width - len(unit.prefix)
     return np.concatenate([np.full(skipped, unit.own[0]), unit.prefix, _padded(unit, bucket.width)])
 
 
-def _bucket(group: list[_Unit]) -> Bucket:
+def _bucket(group: list[Unit]) -> Bucket:
     """Shape and mask of one attention call."""
     rows, width = len(group), max(len(u.own) for u in group)
     prefixes = np.array([len(u.prefix) for u in group])
