@@ -4,18 +4,23 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 
 from msgspec.structs import replace
 from transformers import PreTrainedTokenizerBase
 
 from phronesis.chat.detect import format_for
 from phronesis.chat.format import ChatFormat
-from phronesis.engine.embedded import EmbeddedEngine
+from phronesis.engine.embedded import EmbeddedEngine, EngineConfig
+from phronesis.engine.vllm.engine import VLLMEngine
+from phronesis.engine.vllm.fleet import Fleet
 from phronesis.env import EnvSpec
 from phronesis.errors import ConfigError
+from phronesis.models import checkpoint as model_files
+from phronesis.models.causal import LanguageModel
 from phronesis.models.decoder import Decoder
 from phronesis.models.lora import Adapters
-from phronesis.models.tokenizer import decode
+from phronesis.models.tokenizer import decode, save_tokenizer
 from phronesis.reason.react import ReAct
 from phronesis.rollout.limits import Sampling
 from phronesis.rollout.play import Stage
@@ -34,12 +39,12 @@ class Seat:
     """Text to ids."""
     chat: ChatFormat
     """Messages to ids."""
-    decoder: Decoder
+    decoder: LanguageModel
     """The weights."""
     learner: Learner
     """Changes them."""
-    engine: EmbeddedEngine
-    """Samples from them."""
+    engine: EmbeddedEngine | VLLMEngine
+    """Samples from them; where it is vLLM, from the copies its servers were given last."""
     critic: Critic | None = None
     """Expects returns; None where the run has no critic."""
 
@@ -47,20 +52,34 @@ class Seat:
         """A stage on which this policy plays."""
         limits = config.limits
         if limits.context is None:
-            limits = replace(limits, context=self.decoder.config.max_positions)
+            limits = replace(limits, context=self.decoder.max_positions)
         return Stage(
             spec=spec, policy=self.engine, chat=self.chat, agent=ReAct(), limits=limits, sampling=sampling,
-            vocabulary=self.decoder.config.vocab_size,
+            vocabulary=self.decoder.vocab_size,
         )  # fmt: skip
+
+
+def served(fleet: Fleet, tokenizer: PreTrainedTokenizerBase, decoder: LanguageModel, version: int) -> VLLMEngine:
+    """An engine whose servers sample with copies of the decoder's weights."""
+
+    def save(folder: Path) -> None:
+        model_files.save(decoder, folder)
+        save_tokenizer(tokenizer, folder)
+
+    def score(ids: tuple[int, ...]) -> tuple[float, ...]:
+        return EmbeddedEngine(decoder, EngineConfig(slots=1)).score_many([ids])[0]
+
+    return VLLMEngine(fleet, vocab_size=decoder.vocab_size, save=save, score=score, version=version)
 
 
 def seat(
     config: RunConfig,
     tokenizer: PreTrainedTokenizerBase,
-    decoder: Decoder,
+    decoder: LanguageModel,
     version: int = 0,
     *,
     adapters: Adapters | None = None,
+    fleet: Fleet | None = None,
 ) -> Seat:
     """Puts a decoder to work.
 
@@ -70,20 +89,22 @@ def seat(
         decoder: its weights are changed in place by the learner.
         version: weight updates done so far.
         adapters: over the decoder; the learner trains them alone.
+        fleet: vLLM servers to sample from; None samples in this process.
 
     Raises:
         ConfigError: the tokenizer has ids the model lacks, or more context is asked for than the model has.
         TemplateError: the chat template cannot be used token-exactly.
     """
-    limit, asked = decoder.config.max_positions, config.limits.context
+    limit, asked = decoder.max_positions, config.limits.context
     if asked is not None and asked > limit:
         raise ConfigError(f"limits.context {asked!r} is more than the model's {limit} positions")
-    if len(tokenizer) > decoder.config.vocab_size:
+    if len(tokenizer) > decoder.vocab_size:
         raise ConfigError(
-            f"the tokenizer has {len(tokenizer)} ids, the model {decoder.config.vocab_size}; use the tokenizer it was made with"
+            f"the tokenizer has {len(tokenizer)} ids, the model {decoder.vocab_size}; use the tokenizer it was made with"
         )
     chat = format_for(tokenizer, config.model.retention)
-    engine = EmbeddedEngine(decoder, config.engine, decode=partial(decode, tokenizer), version=version)
+    here = EmbeddedEngine(decoder, config.engine, decode=partial(decode, tokenizer), version=version)
+    engine = here if fleet is None else served(fleet, tokenizer, decoder, version)
     learning = replace(
         config.learner,
         seed=stream(config.seed, "learner", config.learner.seed),
@@ -92,6 +113,8 @@ def seat(
     learner = Learner(decoder, learning, reference=isinstance(config.lesson, PairsLesson), adapters=adapters)
     judge = None
     if config.critic is not None:
+        if not isinstance(decoder, Decoder):
+            raise ConfigError(f"a critic reads the states of the compact decoder, which the model is not ({decoder.note})")
         schedule = config.critic.schedule.over(config.steps * config.critic.epochs)
         judge = Critic(decoder, replace(config.critic, schedule=schedule))
     return Seat(tokenizer, chat, decoder, learner, engine, judge)
