@@ -144,6 +144,8 @@ class RunConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
             ConfigError: names the fields and what to change.
         """
         self.limits.validate()
+        if self.engine.vllm is not None:
+            self.engine.vllm.validate()
         self.sampling.validate(training=self.steps > 0)
         for name in ("groups", "group_size", "concurrency", "checkpoint_every", "keep_checkpoints", "silent_steps"):
             if getattr(self, name) < 1:

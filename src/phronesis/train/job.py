@@ -18,6 +18,7 @@ from phronesis.agent import Session
 from phronesis.config import config_hash
 from phronesis.data.sources import SpecTasks
 from phronesis.data.traces import encode_all
+from phronesis.engine.vllm.fleet import Fleet
 from phronesis.env import EnvSpec
 from phronesis.envs import registry
 from phronesis.errors import ConfigError, RunFolderError, TrainingError
@@ -158,9 +159,18 @@ class _Job:
         self.source = config.tasks.source(spec, "train", config.seed)
         self.credit = credit.build(config.credit)
         self.player = players.build(config.player)
+        vllm = config.engine.vllm
+        self.fleet = None if vllm is None else Fleet(vllm, writer.path / "servers")
 
     async def run(self) -> Summary:
         """All phases in order."""
+        try:
+            return await self._phases()
+        finally:
+            if self.fleet is not None:
+                await self.fleet.close()
+
+    async def _phases(self) -> Summary:
         policy, start = await self._seat()
         self._note_arithmetic(policy)
         await self._evaluate("before", self._untrained() if start and self._lacks("before") else policy)
@@ -184,7 +194,7 @@ class _Job:
             kept = loaded.learner.get("adapters")
             adapters = None if kept is None else lora.resume(loaded.decoder, kept)
             tokenizer = load_tokenizer(self.folder / TOKENIZER)
-            policy = seat(self.config, tokenizer, loaded.decoder, version=step, adapters=adapters)
+            policy = seat(self.config, tokenizer, loaded.decoder, version=step, adapters=adapters, fleet=self.fleet)
             policy.learner.restore(loaded.learner)
             if policy.critic is not None and loaded.critic is not None:
                 policy.critic.restore(loaded.critic)
@@ -199,7 +209,7 @@ class _Job:
         tokenizer, decoder, shown = await self._make()
         given = self.config.model.path is not None
         adapters = self._adapt(decoder) if given else None
-        policy = seat(self.config, tokenizer, decoder, adapters=adapters)
+        policy = seat(self.config, tokenizer, decoder, adapters=adapters, fleet=self.fleet)
         first = SpecTasks(self.spec, "train", self.config.seed).draw(1)[0]
         await check_context(policy.stage(self.spec, self.config, self.config.sampling), first, self.config.seed)
         self._keep_tokenizer(tokenizer)
@@ -208,7 +218,9 @@ class _Job:
             self._prime(policy, shown)
         if not given:
             adapters = self._adapt(decoder)
-        policy = seat(self.config, tokenizer, decoder, adapters=adapters)  # version 0 starts reinforcement learning
+        policy = seat(
+            self.config, tokenizer, decoder, adapters=adapters, fleet=self.fleet
+        )  # version 0 starts reinforcement learning
         self._save(policy, 0)
         return policy, 0
 
@@ -269,7 +281,7 @@ class _Job:
                 "the evaluation before training is missing from phases.json, and so is the checkpoint of step 0; "
                 "restore either of them, or start over in another folder"
             )
-        return seat(self.config, load_tokenizer(self.folder / TOKENIZER), first.decoder)
+        return seat(self.config, load_tokenizer(self.folder / TOKENIZER), first.decoder, fleet=self.fleet)
 
     async def _make(self) -> tuple[PreTrainedTokenizerBase, Decoder, Demonstrations]:
         model = self.config.model
