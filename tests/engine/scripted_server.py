@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-from collections.abc import AsyncIterator, Callable, Sequence
+import threading
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -111,3 +112,27 @@ async def serving(script: Script) -> AsyncIterator[ScriptedServer]:
     finally:
         server.close()
         await scripted.stop()
+
+
+@contextlib.contextmanager
+def serving_apart(script: Script) -> Iterator[ScriptedServer]:
+    """A server in a thread of its own, for commands that bring their event loop."""
+    ready, stop = threading.Event(), asyncio.Event()
+    found: list[ScriptedServer] = []
+
+    async def main() -> None:
+        async with serving(script) as server:
+            found.append(server)
+            loops.append(asyncio.get_running_loop())
+            ready.set()
+            await stop.wait()
+
+    loops: list[asyncio.AbstractEventLoop] = []
+    thread = threading.Thread(target=lambda: asyncio.run(main()), daemon=True)
+    thread.start()
+    assert ready.wait(10)
+    try:
+        yield found[0]
+    finally:
+        loops[0].call_soon_threadsafe(stop.set)
+        thread.join(10)

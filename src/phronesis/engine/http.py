@@ -16,6 +16,7 @@ from email.utils import parsedate_to_datetime
 from functools import cache
 from random import Random
 from typing import TypeVar
+from weakref import WeakKeyDictionary
 
 import httpx
 import msgspec
@@ -245,7 +246,9 @@ class HttpClient:
         """Closes the connections of this event loop. The client can be used again."""
         keeper, self._keeper = self._keeper, None
         self._client = None
-        if keeper is not None and self._loop is asyncio.get_running_loop():
+        loop = asyncio.get_running_loop()
+        if keeper is not None and self._loop is loop:
+            _KEEPERS[loop].discard(keeper)
             await keeper.aclose()
 
     async def _connected(self) -> httpx.AsyncClient:
@@ -261,6 +264,7 @@ class HttpClient:
                 trust_env=not self._local,  # no proxy between this machine and itself
             )
             self._keeper = _keep(self._client)
+            _KEEPERS.setdefault(loop, set()).add(self._keeper)
             await anext(self._keeper)
         return self._client
 
@@ -330,6 +334,10 @@ class HttpClient:
         times = "once" if attempts == 1 else f"{attempts} times"
         message = self._redacted(f"{method} {shown} failed ({times}): {miss.problem}{asked}; {miss.advice}")
         return EndpointFault(message, url=shown, status=miss.status, reason=miss.reason, attempts=attempts)
+
+
+_KEEPERS: WeakKeyDictionary[asyncio.AbstractEventLoop, set[AsyncGenerator[None, None]]] = WeakKeyDictionary()
+"""Those of each loop: one that nobody held would be finished by a task of its own, which the end of the loop cuts short."""
 
 
 async def _keep(client: httpx.AsyncClient) -> AsyncGenerator[None, None]:
