@@ -275,21 +275,6 @@ RULES: tuple[Rule, ...] = (
         lessons.loss_unread,
     ),
     Rule(
-        "lesson-objective",
-        "refuse",
-        "a lesson and an objective that do not go together",
-        'Lessons distil and self_distil go with learner.loss.objective.type="gkd" or "sdpo", rationalise with "supervised" or '
-        '"dft".',
-        lessons.lesson_objective,
-    ),
-    Rule(
-        "hints-alone",
-        "refuse",
-        "self-distillation from siblings in groups of one",
-        "Set group_size to 2 or more, or give lesson.feedback.",
-        lessons.hints_alone,
-    ),
-    Rule(
         "pairs-alone",
         "refuse",
         "pairs from groups of one",

@@ -74,9 +74,6 @@ PRESETS: dict[str, Preset] = {
         imitation.opd,
         imitation.raft,
         imitation.star,
-        imitation.gkd,
-        imitation.sdpo,
-        imitation.rlag,
         imitation.dpo,
         imitation.step_dpo,
         imitation.step_apo,
@@ -86,7 +83,7 @@ PRESETS: dict[str, Preset] = {
 
 REPLACED = ("player", "credit", "critic", "dynamic", "batch", "lesson", "groups", "group_size")
 """Fields of a run that a preset sets."""
-REPLACED_LEARNER = ("loss", "epochs", "minibatches", "old", "reset", "restart", "average", "step_size")
+REPLACED_LEARNER = ("loss", "epochs", "minibatches", "old", "reset", "restart", "step_size")
 """Fields of its learner that a preset sets."""
 
 
