@@ -26,6 +26,7 @@ COMMANDS = {
     "pairs": "learn from preferences: of a file, or of a run's stored attempts",
     "algorithms": "list the algorithms training can use, and explain one",
     "eval": "evaluate a trained agent on held-out tasks",
+    "gateway": "serve a policy to agents of any make, and record them",
     "play": "take the policy's place in an environment",
     "env": "list environments, or check that one keeps its promises",
     "bench": "measure how fast this machine decodes, beside others and its own bound",

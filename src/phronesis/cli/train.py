@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from msgspec.structs import replace
 
 from phronesis.cli.arguments import AlgorithmName, Changes, Source
 from phronesis.cli.output import AsJson, complain, examples, new_app, say, say_json
@@ -14,6 +15,7 @@ from phronesis.cli.report import write
 from phronesis.cli.watch import Watch
 from phronesis.config import to_toml
 from phronesis.errors import ConfigError
+from phronesis.gateway import GatewayConfig
 from phronesis.store import Layout
 from phronesis.train import job, presets, recipes
 from phronesis.train.config import RunConfig
@@ -29,6 +31,7 @@ app = new_app()
         "phronesis train quickstart --algorithm gspo",
         "phronesis train quickstart --algorithm dapo learner.loss.objective.eps_high=0.3",
         "phronesis train quickstart my.toml env.args.difficulty=3",
+        "phronesis train my.toml --from-gateway model.path=path/to/model gateway.port=9000",
         "phronesis train my.toml --show",
         "phronesis train runs/mine --resume",
     )
@@ -40,6 +43,9 @@ def train(
     seed: Annotated[int | None, typer.Option(help="Shorthand for seed=N.")] = None,
     out: Annotated[Path | None, typer.Option(help="Run folder.  [default: runs/NAME-seedN]")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue an interrupted run, bit for bit.")] = False,
+    from_gateway: Annotated[
+        bool, typer.Option("--from-gateway", help="Agents outside play the episodes, at gateway.host and gateway.port.")
+    ] = False,
     show: Annotated[bool, typer.Option("--show", help="Print the resolved config and stop.")] = False,
     as_json: AsJson = False,
 ) -> None:
@@ -47,9 +53,12 @@ def train(
 
     Settings come from the recipe or file, then further files, then PATH=VALUE overrides; an unknown one is an error that
     names the nearest. An algorithm replaces credit, loss and group settings of the recipe, and what you set wins over it.
-    Everything is written to the run folder while it happens; report.html is made at the end.
+    Everything is written to the run folder while it happens; report.html is made at the end. With --from-gateway the run
+    serves its policy, hands its tasks out and learns from what your own agent does with them.
     """
     config = resolve(source, changes or [], seed, algorithm)
+    if from_gateway and config.gateway is None:
+        config = replace(config, gateway=GatewayConfig())
     if show:
         config.validate()
         say(to_toml(config).rstrip())

@@ -13,7 +13,7 @@ from phronesis.errors import ConfigError
 from phronesis.evals.statistics import wilson
 from phronesis.reason.swapped import SwappedThoughts, thoughts_of
 from phronesis.records import Episode, EpisodeGroup, Task
-from phronesis.rollout.play import Stage, Ticket, check_played, play, play_groups, score
+from phronesis.rollout.play import GroupPlayer, Stage, Ticket, check_played, play, play_groups, score
 
 
 class EvalSummary(Struct, frozen=True, kw_only=True):
@@ -90,6 +90,7 @@ async def evaluate(
     samples: int = 1,
     concurrency: int = 256,
     on_episode: Callable[[Episode], None] | None = None,
+    player: GroupPlayer | None = None,
 ) -> tuple[EvalSummary, list[Episode]]:
     """Plays every task `samples` times. Episode seeds depend on `seed` and the task's place alone, so that two policies
     evaluated on the same tasks can be compared pair by pair.
@@ -102,10 +103,12 @@ async def evaluate(
         samples: episodes per task.
         concurrency: most episodes in flight.
         on_episode: called with each scored episode.
+        player: who plays them; None plays them here.
     """
     groups = await play_groups(
-        stage, tasks, size=samples, seed=seed, name=name, stream_name="heldout", concurrency=concurrency, on_episode=on_episode
-    )
+        stage, tasks, size=samples, seed=seed, name=name, stream_name="heldout", concurrency=concurrency,
+        on_episode=on_episode, player=player,
+    )  # fmt: skip
     episodes = [e for group in groups for e in group.episodes]
     return summarise(stage.spec, episodes, stage.sampling.temperature), episodes
 

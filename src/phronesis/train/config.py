@@ -15,6 +15,7 @@ from phronesis.credit.turnwise.gigpo import GiGPOCredit
 from phronesis.data.order import Listed, TaskOrder
 from phronesis.engine.embedded import EngineConfig
 from phronesis.errors import ConfigError, GroupTooSmall
+from phronesis.gateway.book import GatewayConfig
 from phronesis.models.lora import LoraConfig
 from phronesis.models.tiny import TinyModel
 from phronesis.reason.players.build import Alone, PlayerConfig
@@ -104,6 +105,8 @@ class RunConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     player: PlayerConfig | str = Alone()
     """How the attempts of a group come about: one by one, or branching from one another (arpo, tree, earl), or an import path
     ``package.module:make`` of what gives a `phronesis.rollout.play.GroupPlayer`."""
+    gateway: GatewayConfig | None = None
+    """Serve the policy to agents outside, who play the episodes with their own tools and rewards; None plays them here."""
     tasks: TaskOrder = Listed()
     """Which training task comes next; evaluation takes them as listed."""
     dynamic: DynamicConfig | None = None

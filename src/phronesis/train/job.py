@@ -23,6 +23,7 @@ from phronesis.env import EnvSpec
 from phronesis.envs import registry
 from phronesis.errors import ConfigError, RunFolderError, TrainingError
 from phronesis.evals.run import EvalSummary, donors, evaluate, evaluate_swapped
+from phronesis.log import Heartbeat
 from phronesis.models import checkpoint as model_files
 from phronesis.models import lora, peft_files
 from phronesis.models.decoder import Decoder
@@ -45,6 +46,7 @@ from phronesis.train.crediting import check_critic
 from phronesis.train.lessons.lesson import Ground
 from phronesis.train.lint import lint, refuse
 from phronesis.train.loop import Loop, train
+from phronesis.train.outside import agents_outside, check_outside
 from phronesis.train.phases import Phases
 from phronesis.train.priming import Demonstrations, demonstrations, make_tokenizer
 from phronesis.train.progress import Listener, Progress, silent
@@ -110,6 +112,7 @@ def check(config: RunConfig, spec: EnvSpec) -> None:
         UnknownName: a split the environment lacks.
     """
     refuse(lint(config))
+    check_outside(config, spec)
     if config.prime is not None and spec.demonstrate is None:
         raise ConfigError(f'environment {spec.name!r} has no demonstrations to prime on; set prime = "none"')
     config.tasks.source(spec, "train", config.seed)
@@ -173,11 +176,13 @@ class _Job:
     async def _phases(self) -> Summary:
         policy, start = await self._seat()
         self._note_arithmetic(policy)
-        await self._evaluate("before", self._untrained() if start and self._lacks("before") else policy)
-        await self._train(policy, start)
-        self._check_base(policy)
-        await self._evaluate("after", policy)
-        if self.config.evaluation.swapped and self.config.evaluation.tasks:
+        async with agents_outside(self.config, self.spec, policy, self.writer) as outside:
+            self.player = outside or self.player
+            await self._evaluate("before", self._untrained() if start and self._lacks("before") else policy)
+            await self._train(policy, start)
+            self._check_base(policy)
+            await self._evaluate("after", policy)
+        if self.config.evaluation.swapped and self.config.evaluation.tasks and outside is None:
             await self._swap(policy)
         parameters = sum(p.numel() for p in policy.decoder.parameters())
         summary = summarise_run(self.config, self.hash, parameters, self.spec, self.writer, self.phases)
@@ -367,9 +372,11 @@ class _Job:
             began = time.monotonic()
             stage = policy.stage(self.spec, self.config, Sampling(temperature=0.0 if mode == "greedy" else 1.0))
             told = self._counter(name, len(tasks))
-            found, _ = await evaluate(
-                stage, tasks, seed=self.config.seed, name=name, concurrency=self.config.concurrency, on_episode=told
-            )
+            playing = evaluate(
+                stage, tasks, seed=self.config.seed, name=name, concurrency=self.config.concurrency, on_episode=told,
+                player=self.player if self.config.gateway is not None else None,
+            )  # fmt: skip
+            found, _ = await Heartbeat(name).watch(playing, stage.waits)
             if mode == "sampled":
                 at = {"before": 0, "after": self.config.steps}.get(when)
                 self._chart(int(when.removeprefix("step")) if at is None else at, found)

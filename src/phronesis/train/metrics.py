@@ -149,6 +149,14 @@ _DEFINED = (
     _metric("player/routes", "episodes", "Failed attempts played again with a forced route.", "sum"),
     _metric("player/no_route", "episodes", "Failed attempts that left no route to force.", "sum"),
     _metric("player/gain", "reward", "Mean reward with a forced route minus that of the attempt it departs from."),
+    # agents outside, through the gateway
+    _metric("gateway/episodes", "episodes", "Episodes that agents outside finished.", "sum"),
+    _metric("gateway/unrewarded", "episodes", "Of these, ones without a fault that nobody rewarded; left out.", "sum"),
+    _metric("gateway/idle", "episodes", "Episodes their agents left alone until they timed out.", "sum"),
+    _metric("gateway/rewritten", "requests", "Requests whose history was edited, compacted or another conversation.", "sum"),
+    _metric("gateway/forked", "requests", "Requests that went on where another one had gone on before.", "sum"),
+    _metric("gateway/repaired", "messages", "Messages that came back altered and were recognised.", "sum"),
+    _metric("gateway/left_out", "turns", "Sampled messages left out: never delivered, or asked for again.", "sum"),
     # re-runs and the critic
     _metric(
         "rerun/episodes", "episodes", "Continuations played from inside episodes for credit, faulted ones included.", "sum"
