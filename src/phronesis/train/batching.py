@@ -20,6 +20,7 @@ from phronesis.errors import ConfigError, TrainingError
 from phronesis.records import Batch, Credit, Episode, EpisodeGroup, Segment, Turn
 from phronesis.train.forest import Anchor, Forest
 from phronesis.train.selection import FAULTS, repair
+from phronesis.train.trainable import check_trainable
 
 TurnValues = tuple[tuple[float, ...], ...]
 
@@ -68,11 +69,13 @@ def build_batch(groups: Sequence[EpisodeGroup], credits: Sequence[Credit], confi
 
     Raises:
         TrainingError: credit and group do not belong together, or an episode's records contradict one another.
+        Untrainable: an episode of a policy that takes messages.
 
     Two episodes that answer one prompt of 20 tokens with 5 and 7 sampled tokens make three segments: the prompt, and under
     it two of 5 and 7 tokens.
     """
     config = config or BatchConfig()
+    check_trainable(groups)
     dropped: Counter[str] = Counter()
     kept: list[_Member] = []
     total_tokens = total_sequences = total_turns = 0

@@ -15,6 +15,7 @@ from phronesis.errors import AllFaulted, ConfigError
 from phronesis.records import Credit, EpisodeGroup
 from phronesis.rollout.rerun import Reruns
 from phronesis.train.critic import Critic, CriticConfig, CriticMetrics, withheld
+from phronesis.train.trainable import check_trainable
 
 log = logging.getLogger(__name__)
 
@@ -41,8 +42,10 @@ async def assign(rule: CreditRule, groups: Sequence[EpisodeGroup], reruns: Rerun
 
     Raises:
         ConfigError: see `check_critic`.
+        Untrainable: an episode of a policy that takes messages.
     """
     check_critic(rule, critic)
+    check_trainable(groups)
     if critic is None or not isinstance(rule, NeedsValues):
         return Credited(await _settled(rule, groups, reruns), reruns.metrics(), False)
     look, ready = critic.look(groups), critic.ready
