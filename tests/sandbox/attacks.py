@@ -14,6 +14,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from pathlib import Path
 
 from phronesis.errors import SandboxFault
 from phronesis.sandbox import Box, BoxSpec, Limits
@@ -341,7 +342,7 @@ async def links_out_of_the_work_folder(box, world):
             raise AssertionError(path)
     await box.write("leak", b"new")
     assert await box.read("leak") == b"new"
-    assert open(world.secret.name).read() == CANARY
+    assert Path(world.secret.name).read_text() == CANARY
 
 
 @attack

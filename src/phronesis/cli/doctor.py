@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from phronesis.chat.doctor import diagnose, render_report
-from phronesis.cli import machine
+from phronesis.cli import machine, sandbox
 from phronesis.cli.arguments import AlgorithmName, Changes, Source
 from phronesis.cli.output import AsJson, examples, new_app, say, say_json
 from phronesis.cli.train import resolve
@@ -25,13 +25,14 @@ app = new_app()
         "phronesis doctor --json",
         "phronesis doctor template path/to/model",
         "phronesis doctor config quickstart --algorithm gspo",
+        "phronesis doctor sandbox",
     ),
 )
 def doctor(context: typer.Context, as_json: AsJson = False) -> None:
     """Report on this machine: versions, processors, threads, memory, disk, and what to change.
 
     `phronesis doctor template PATH` says whether a model's chat template can be used token-exactly, `phronesis doctor config`
-    whether the settings of a run make sense together.
+    whether the settings of a run make sense together, `phronesis doctor sandbox` how commands of a policy can be isolated here.
     """
     if context.invoked_subcommand is not None:
         return
@@ -106,3 +107,6 @@ def config(
         say(f"{len(lint.RULES)} rules, {len(found)} finding{'' if len(found) == 1 else 's'}")
     if any(finding.severity == "refuse" for finding in found):
         raise typer.Exit(1)
+
+
+app.command("sandbox", epilog=sandbox.EXAMPLES)(sandbox.sandbox)

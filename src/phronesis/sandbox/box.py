@@ -40,8 +40,16 @@ class Entry(NamedTuple):
 class Child:
     """A command that is talked to."""
 
-    def __init__(self, output: asyncio.StreamReader, given: asyncio.StreamWriter, answer: asyncio.Future[Answer]):
-        self.output, self.given, self.answer = output, given, answer
+    def __init__(
+        self,
+        output: asyncio.StreamReader,
+        reading: asyncio.BaseTransport,
+        given: asyncio.StreamWriter,
+        answer: asyncio.Future[Answer],
+    ):
+        self.output, self.reading, self.given, self.answer = output, reading, given, answer
+        self.number = 0
+        """Of the question that started it."""
 
     @classmethod
     async def attached(cls, read: int, write: int, answer: asyncio.Future[Answer]) -> Child:
@@ -49,9 +57,9 @@ class Child:
         loop = asyncio.get_running_loop()
         reader = asyncio.StreamReader(limit=1 << 22)
         out, given = open(read, "rb", 0), open(write, "wb", 0)  # noqa: SIM115 - the transports close them
-        await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), out)
+        reading, _ = await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), out)
         transport, protocol = await loop.connect_write_pipe(asyncio.streams.FlowControlMixin, given)
-        return cls(reader, asyncio.StreamWriter(transport, protocol, None, loop), answer)
+        return cls(reader, reading, asyncio.StreamWriter(transport, protocol, None, loop), answer)
 
     @property
     def ended(self) -> bool:
@@ -61,6 +69,7 @@ class Child:
     def close(self) -> None:
         """Lets go of its pipes."""
         self.given.close()
+        self.reading.close()
 
 
 class Box:
@@ -96,6 +105,9 @@ class Box:
         self.tier: Tier = tier
         self.environment, self.sweeps = environment, sweeps
         self.on_close = on_close
+        self.active = 0
+        """Commands that run, and children that are talked to."""
+        self.children: list[Child] = []
         self.channel = Channel(ours, f"{tier}:{first}")
         self.handle = os.pidfd_open(first)
         self.group = cgroup.make(spec.memory, spec.processes)
@@ -124,7 +136,8 @@ class Box:
             cwd: where; None means the work folder.
             environment: variables beside those of the box.
             limits: None means those of the box.
-            linger: leave processes alone that it started and did not wait for. Without it they are killed.
+            linger: leave processes alone that it started and did not wait for. Without it they are killed; if other commands
+                run at the same time, those of its process group at once and the rest when the box is next idle.
 
         Raises:
             SandboxFault: the box broke. What the command does wrong is told in the result.
@@ -137,18 +150,19 @@ class Box:
         outs, ins = zip(os.pipe2(os.O_CLOEXEC), os.pipe2(os.O_CLOEXEC), strict=True)
         captures = [Capture(out, limits.output) for out in outs]
         answer = self.channel.sent("run", (given, *ins), **self._command(argv, cwd, environment, limits))
+        number, self.active = self.channel.last, self.active + 1
         for descriptor in (given, *ins):
             os.close(descriptor)
         try:
             stopped: Literal["time", "memory", "died"] | None = await self._watched(answer, limits.seconds)
-            if not linger and not self.channel.closed:
-                await self._cleared()
+            if stopped is not None or not linger:
+                await self._ended(number)
             await self._drained(captures)
         except BaseException:
-            with contextlib.suppress(SandboxFault):
-                await asyncio.shield(self._cleared())
+            await asyncio.shield(self._ended(number))
             raise
         finally:
+            self.active -= 1
             for capture in captures:
                 capture.close()
         told = answer.result()[0] if answer.done() and answer.exception() is None else dict[str, Any]()
@@ -196,7 +210,12 @@ class Box:
         )
         for descriptor in (given, out):
             os.close(descriptor)
-        return await Child.attached(read, write, answer)
+        number, self.active = self.channel.last, self.active + 1
+        answer.add_done_callback(self._child_ended)
+        child = await Child.attached(read, write, answer)
+        child.number = number
+        self.children.append(child)
+        return child
 
     async def write(self, path: str, data: bytes, *, executable: bool = False) -> None:
         """Makes or replaces a file of the work folder, and the folders above it.
@@ -230,7 +249,11 @@ class Box:
             SandboxFault: there is no such folder.
         """
         told, _ = await self.channel.ask("list", path=self._inside(path), most=most)
-        return [Entry(name, size, _kind(mode)) for name, mode, size in told["entries"] if not name.startswith(".tmp")]
+        return [Entry(name, size, _kind(mode)) for name, mode, size in told["entries"]]
+
+    async def end(self, child: Child) -> None:
+        """Kills a command that is talked to."""
+        await self._ended(child.number)
 
     async def clear(self) -> None:
         """Kills everything that commands left running."""
@@ -239,6 +262,9 @@ class Box:
     async def close(self) -> None:
         """Ends the box and everything in it."""
         self.channel.close()
+        for child in self.children:
+            child.close()
+        self.children.clear()
         if self.handle < 0:
             return
         handle, self.handle = self.handle, -1
@@ -284,6 +310,19 @@ class Box:
             if self.group is None and not answer.done() and cgroup.resident(self.first) > self.spec.memory:
                 return "memory"
         return None
+
+    async def _ended(self, number: int) -> None:
+        """Kills what a command left: everything, if nothing else runs."""
+        if self.channel.closed:
+            return
+        with contextlib.suppress(SandboxFault):  # it ended meanwhile, and everything with it
+            if self.active <= 1:
+                await self._cleared()
+            else:
+                await self.channel.ask("end", group=number)
+
+    def _child_ended(self, answer: asyncio.Future[Answer]) -> None:
+        self.active -= 1
 
     async def _cleared(self) -> None:
         try:

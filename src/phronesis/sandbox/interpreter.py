@@ -99,15 +99,14 @@ class Interpreter:
             return ""
         await asyncio.sleep(0)
         child.close()
-        told = ""
         try:
             await asyncio.wait_for(asyncio.shield(child.answer), 0.2)
         except (TimeoutError, SandboxFault):
             pass
         else:
-            told = f" with status {child.answer.result()[0]['code']}"
-        await self.box.clear()
-        return told
+            return f" with status {child.answer.result()[0]['code']}"
+        await self.box.end(child)
+        return ""
 
 
 def _short(text: str) -> str:

@@ -6,6 +6,7 @@ It speaks JSON over a socket of packets; descriptors travel beside the text.
 op     fields                                                          answer
 ====== =============================================================== ==================================
 run    ``id, argv, cwd, env, limits``; stdin, stdout, stderr           ``{"exit": id, ...}`` when it ended
+end    ``id, group``                                                   ``{"ok": id}`` when its process group is dead
 kill   ``id``                                                          ``{"ok": id}`` when nothing is left
 read   ``id, path``                                                    ``{"ok": id, size}`` and the file
 write  ``id, path, mode``; a file with the content                     ``{"ok": id}``
@@ -62,6 +63,8 @@ class Init:
         self.root = os.open(folder, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         self.running: dict[int, int] = {}
         """Command id by process."""
+        self.groups: dict[int, int] = {}
+        """Process group by command id."""
         self.killing: int | None = None
 
     def run(self) -> None:
@@ -105,6 +108,13 @@ class Init:
         if pid == 0:
             _become(message, descriptors, scoped=self.scoped)
         self.running[pid] = message["id"]
+        self.groups[message["id"]] = pid
+
+    def do_end(self, message: dict[str, Any], descriptors: list[int]) -> None:
+        """Kills what is left of the process group of a command."""
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.groups.pop(message["group"]), signal.SIGKILL)
+        self.say({"ok": message["id"]})
 
     def do_kill(self, message: dict[str, Any], descriptors: list[int]) -> None:
         """Kills everything but this process, or waits until the host has done it."""
@@ -151,7 +161,7 @@ class Init:
             folder = pending.pop(0)
             handle = kernel.open_beneath(self.root, folder, os.O_RDONLY | os.O_DIRECTORY)
             try:
-                for name in sorted(os.listdir(handle)):
+                for name in sorted(set(os.listdir(handle)) - {".tmp"}):
                     about = os.lstat(name, dir_fd=handle)
                     path = name if folder == "." else f"{folder}/{name}"
                     entries.append((path, about.st_mode, about.st_size))
