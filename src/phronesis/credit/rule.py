@@ -13,8 +13,8 @@ from phronesis.records import Credit, Episode, EpisodeGroup
 class Rerun(Protocol):
     """Plays on from a prefix; handed to rules by the loop, since credit lies below play."""
 
-    async def __call__(self, episode: Episode, turn: int, n: int, *, greedy: bool = False) -> tuple[float, ...]:
-        """Rewards of `n` fresh continuations from just before turn `turn`.
+    async def __call__(self, episode: Episode, turn: int, n: int, *, greedy: bool = False, token: int = 0) -> tuple[float, ...]:
+        """Rewards of `n` fresh continuations from just before turn `turn`, or from inside it.
 
         A reward is that of the whole episode, what the prefix earned included. Continuations share the episode's environment
         seed and differ in what the policy draws; asking again for the same turn gives other ones. One that faults is played
@@ -25,6 +25,7 @@ class Rerun(Protocol):
             turn: index into `Episode.turns`; ``len(turns)`` is the end, where there is nothing to play: the episode's own
                 reward, n times.
             n: at least 1.
+            token: how many tokens of that turn's completion are kept; the continuation is forced to begin with them.
             greedy: at temperature 0; n > 1 then repeats one number, up to ties in the environment.
 
         Raises:
@@ -174,7 +175,7 @@ def spread(
 
     Args:
         by_turn: per kept episode (its index), one number per turn.
-        zero_variance: whether the compared returns were all equal.
+        zero_variance: whether the compared returns were all equal; a group none of whose tokens has credit counts as such.
         counts: see `Credit.counts`; zeros are left out.
 
     A turn with sampled (True, False, True) and number .5 gets (.5, 0, .5).
@@ -190,7 +191,7 @@ def spread(
         group=group.id,
         values=tuple(values),
         reasons=_left_out(group, by_turn),
-        zero_variance=zero_variance,
+        zero_variance=zero_variance or _silent(values),
         counts={name: n for name, n in (counts or {}).items() if n},
     )
 
@@ -200,7 +201,7 @@ def spread_tokens(group: EpisodeGroup, by_token: Mapping[int, Sequence[float]], 
 
     Args:
         by_token: per kept episode (its index), one number per sampled token, over its turns in order.
-        zero_variance: whether the group carries no signal.
+        zero_variance: whether the group carries no signal; one none of whose tokens has credit never does.
 
     Two turns with sampled (True, False) and (True, True) and numbers (.1, .2, .3) get (.1, 0) and (.2, .3).
     """
@@ -213,7 +214,8 @@ def spread_tokens(group: EpisodeGroup, by_token: Mapping[int, Sequence[float]], 
         values.append(tuple(tuple(next(row) if s else 0.0 for s in turn.sampled) for turn in episode.turns))
         if next(row, None) is not None:
             raise TrainingError(f"more numbers than the {episode.sampled_tokens} sampled tokens of episode {episode.id!r}")
-    return Credit(group=group.id, values=tuple(values), reasons=_left_out(group, by_token), zero_variance=zero_variance)
+    silent = zero_variance or _silent(values)
+    return Credit(group=group.id, values=tuple(values), reasons=_left_out(group, by_token), zero_variance=silent)
 
 
 def sampled_values(group: EpisodeGroup, credit: Credit) -> dict[int, list[float]]:
@@ -224,6 +226,10 @@ def sampled_values(group: EpisodeGroup, credit: Credit) -> dict[int, list[float]
             pairs = zip(episode.turns, values, strict=True)
             found[i] = [a for turn, row in pairs for a, s in zip(row, turn.sampled, strict=True) if s]
     return found
+
+
+def _silent(values: Sequence[TokenValues | None]) -> bool:
+    return not any(a for rows in values if rows is not None for row in rows for a in row)
 
 
 def _left_out(group: EpisodeGroup, credited: Mapping[int, object]) -> tuple[str | None, ...]:

@@ -9,6 +9,7 @@ from typing import ClassVar
 from msgspec import Struct
 
 from phronesis.credit.baselines.returns import reward_to_go, token_returns
+from phronesis.credit.baselines.trajectory import has_zero_variance
 from phronesis.credit.rule import Rerun, members, spread_tokens
 from phronesis.credit.side import token_numbers
 from phronesis.errors import ConfigError
@@ -40,7 +41,8 @@ def optimal_token(
 
     Where only one trace is alive there is nothing to compare with and its baseline is 0; so for a group of one. Biased in a
     finite group, since the baseline contains the trace itself. Where all returns of several traces are equal everything is
-    exactly 0, past the second-longest trace too: a group without variance says nothing.
+    exactly 0, past the second-longest trace too: a group without variance says nothing. Otherwise that tail is not centred, so
+    a constant on all rewards moves it.
 
     Source: arXiv 2602.07078; formula [otb]. Probabilities [.5, .8] and [.5, .2], squares [.5, .68] for both,
     returns 1 and 0: energies [.5, .58] and [.5, 1.78], advantages [.5, .754237] and [-.5, -.245763].
@@ -80,7 +82,8 @@ class OptimalTokenCredit(Struct, frozen=True, kw_only=True, forbid_unknown_field
 
     Episodes record the probability of the sampled token, not the sum of squares over the vocabulary, which a `judge` may know.
     Without one we take the square of the sampled token alone, the lower bound that is known: a token's energy is then
-    ``(1 - pi)^2``. Ours; like the exact one it is near 0 for certain tokens and grows with doubt.
+    ``(1 - pi)^2``. Ours; like the exact one it is near 0 for certain tokens and grows with doubt. A group of equal rewards has
+    no credit, nor has a group of one.
     """
 
     judge: str = ""
@@ -99,8 +102,11 @@ class OptimalTokenCredit(Struct, frozen=True, kw_only=True, forbid_unknown_field
         """Credit of one group; `rerun` is not used."""
         kept = members(group).kept
         episodes = [group.episodes[e] for e in kept]
+        returns = [token_returns(e) for e in episodes]
+        if has_zero_variance(group) and len({g for row in returns for g in row}) <= 1:  # also beside one without tokens
+            return spread_tokens(group, {e: [0.0] * group.episodes[e].sampled_tokens for e in kept}, zero_variance=True)
         energy = [await self._energies(e) for e in episodes]
-        found = optimal_token([token_returns(e) for e in episodes], energy, eps=self.eps)
+        found = optimal_token(returns, energy, eps=self.eps)
         silent = not any(any(row) for row in found)
         return spread_tokens(group, dict(zip(kept, found, strict=True)), zero_variance=silent)
 

@@ -88,8 +88,9 @@ class ARPOCredit(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, 
         # A forked episode is several attempts, so that one left over by faults may still be compared.
         episodes = {e: group.episodes[e] for e in members(group, compared=False).kept}
         branches = [(e, end) for e, episode in episodes.items() for end in episode.ends]
-        if len(branches) == 1 and len(group.episodes) > 1:
-            return turn_credit(group, {})
+        if len(branches) == 1 and len(group.episodes) > 1:  # attempts without turns are none
+            alone = len(episodes) == 1
+            return turn_credit(group, {} if alone else {e: [0.0] * len(x.turns) for e, x in episodes.items()})
         rewards = [branch_reward(episodes[e], end) for e, end in branches]
         advantages = self.baseline.advantages(rewards) if rewards else ()
         _, places = overlay(episodes)
