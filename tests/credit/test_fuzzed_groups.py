@@ -241,9 +241,7 @@ def test_a_gift_to_everybody_changes_nothing(rule):
 
     for seed in SEEDS:
         if found := credited(rule, seed):
-            _, more = credited(
-                rule, seed, everywhere=lambda es: rewarded(es, lambda r: Reward(components=(*r.components, gift)))
-            )
+            _, more = credited(rule, seed, everywhere=lambda es: rewarded(es, with_gift))
             close(more.values, found[1].values)
 
 
