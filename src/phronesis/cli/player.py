@@ -11,7 +11,7 @@ from phronesis.config import config_hash, load
 from phronesis.env import EnvSpec
 from phronesis.envs import registry
 from phronesis.errors import CheckpointError, RunFolderError, UserError
-from phronesis.models import checkpoint as model_files
+from phronesis.models.opening import open_model
 from phronesis.models.tokenizer import load_tokenizer
 from phronesis.rollout.limits import Sampling
 from phronesis.rollout.play import Stage
@@ -88,7 +88,7 @@ def take(source: Path, config: RunConfig, step: int | None = None) -> Player:
         return known[token]
 
     version = step_of(weights) if Layout(source).is_run else 0
-    policy = seat(config, tokenizer, model_files.load(weights), version=version)
+    policy = seat(config, tokenizer, open_model(weights, config.model.generic), version=version)
     return Player(config=config, spec=spec, seat=policy, weights=weights, decode=decode)
 
 

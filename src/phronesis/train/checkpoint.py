@@ -25,8 +25,9 @@ from msgspec import Struct
 from safetensors import SafetensorError
 
 from phronesis.errors import CheckpointError, ConfigError
-from phronesis.models import checkpoint as model_files
-from phronesis.models.decoder import Decoder
+from phronesis.models.causal import LanguageModel
+from phronesis.models.generic import GenericModel
+from phronesis.models.opening import open_model, save_model
 from phronesis.store.disk import make_folder, sync
 from phronesis.train.critic import Critic
 from phronesis.train.learner import Learner
@@ -58,6 +59,8 @@ class Manifest(Struct, frozen=True, kw_only=True):
     """Positions of the run's random streams and whatever else the loop counts."""
     config: str = ""
     """Hash of the run's config; empty when not given."""
+    generic: bool = False
+    """Whether the model is computed through transformers."""
     files: dict[str, str] = {}
     """SHA-256 of every other file, by name."""
 
@@ -67,7 +70,7 @@ class Checkpoint(NamedTuple):
 
     manifest: Manifest
     """Step, source, counters."""
-    decoder: Decoder
+    decoder: LanguageModel
     """The model, in float32."""
     learner: dict[str, Any]
     """What `Learner.restore` takes."""
@@ -77,7 +80,7 @@ class Checkpoint(NamedTuple):
 
 def save(
     folder: Path,
-    decoder: Decoder,
+    decoder: LanguageModel,
     learner: Learner,
     manifest: Manifest,
     *,
@@ -146,11 +149,11 @@ def tidy(folder: Path) -> None:
 
 
 def _write(
-    draft: Path, decoder: Decoder, states: Mapping[str, dict[str, Any]], manifest: Manifest, beside: Sequence[Path]
+    draft: Path, decoder: LanguageModel, states: Mapping[str, dict[str, Any]], manifest: Manifest, beside: Sequence[Path]
 ) -> None:
     """Fills a new folder and puts it on the disk."""
     draft.mkdir()
-    model_files.save(decoder, draft)
+    save_model(decoder, draft)
     for path in beside:
         shutil.copyfile(path, draft / path.name)
     try:
@@ -159,7 +162,8 @@ def _write(
     except RuntimeError as error:  # how torch reports a failed write
         raise _WriteError(str(error)) from error
     names = sorted(p.name for p in draft.iterdir())
-    complete = msgspec.structs.replace(manifest, files={name: _digest(draft / name) for name in names})
+    digests = {name: _digest(draft / name) for name in names}
+    complete = msgspec.structs.replace(manifest, files=digests, generic=isinstance(decoder, GenericModel))
     (draft / MANIFEST).write_bytes(msgspec.json.format(msgspec.json.encode(complete), indent=2) + b"\n")
     for path in (*draft.iterdir(), draft):
         sync(path)
@@ -231,7 +235,7 @@ def load(path: Path) -> Checkpoint:
                 raise _corrupt(path, f"{name!r} differs from what was written")
         learner = _state(path / LEARNER)
         critic = _state(path / CRITIC) if CRITIC in manifest.files else None
-        decoder = model_files.load(path)
+        decoder = open_model(path, manifest.generic)
     except (OSError, UnicodeError, msgspec.DecodeError, UnpicklingError, RuntimeError) as error:
         raise _corrupt(path, f"{type(error).__name__}: {error}") from error
     return Checkpoint(manifest, decoder, learner, critic)

@@ -42,6 +42,9 @@ class ModelConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
 
     path: str | None = None
     """Checkpoint directory with a tokenizer, as `save_pretrained` writes it; None makes a small model from scratch."""
+    generic: bool | None = None
+    """Compute through transformers, which takes any causal language model and is slower: True always, None where the compact
+    decoder (qwen2, qwen3, llama) cannot, False never."""
     tiny: TinyModel = TinyModel()
     """Sizes of the model made when `path` is None."""
     vocab_size: int = 512

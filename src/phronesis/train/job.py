@@ -24,11 +24,12 @@ from phronesis.envs import registry
 from phronesis.errors import ConfigError, RunFolderError, TrainingError
 from phronesis.evals.run import EvalSummary, donors, evaluate, evaluate_swapped
 from phronesis.log import Heartbeat
-from phronesis.models import checkpoint as model_files
 from phronesis.models import lora, peft_files
+from phronesis.models.causal import LanguageModel
 from phronesis.models.decoder import Decoder
 from phronesis.models.files import carry
 from phronesis.models.lora import Adapters
+from phronesis.models.opening import open_model
 from phronesis.models.tiny import tiny
 from phronesis.models.tokenizer import load_tokenizer, save_generation, save_tokenizer
 from phronesis.reason.players import build as players
@@ -197,7 +198,7 @@ class _Job:
             checkpoint.matches(loaded.manifest, self.hash)
             step = loaded.manifest.step
             kept = loaded.learner.get("adapters")
-            adapters = None if kept is None else lora.resume(loaded.decoder, kept)
+            adapters = None if kept is None else lora.resume(_compact(loaded.decoder), kept)
             tokenizer = load_tokenizer(self.folder / TOKENIZER)
             policy = seat(self.config, tokenizer, loaded.decoder, version=step, adapters=adapters, fleet=self.fleet)
             policy.learner.restore(loaded.learner)
@@ -229,13 +230,14 @@ class _Job:
         self._save(policy, 0)
         return policy, 0
 
-    def _adapt(self, decoder: Decoder) -> Adapters | None:
+    def _adapt(self, decoder: LanguageModel) -> Adapters | None:
         """Adapters on a model that is to stay as it is; None when all of it is trained."""
         chosen = self.config.lora
         if chosen is None:
             return None
-        start = lora.fresh(decoder, chosen, self.config.seed) if chosen.path is None else peft_files.load(chosen.path)
-        adapters = Adapters(decoder, start)
+        compact = _compact(decoder)
+        start = lora.fresh(compact, chosen, self.config.seed) if chosen.path is None else peft_files.load(chosen.path)
+        adapters = Adapters(compact, start)
         whole = sum(p.numel() for p in decoder.parameters())
         said = f"trains {adapters.trained} numbers beside {whole} that stay as they are"
         self.writer.event("lora", said, trained=adapters.trained, base=adapters.digest())
@@ -267,6 +269,10 @@ class _Job:
             )
         if not before or before[-1] != now:
             self.writer.event("engine", f"samples with {now}", arithmetic=now)
+        if not before and policy.decoder.note:
+            why = f"generic path, without compiled step, batched decoding and shared prefixes: {policy.decoder.note}"
+            log.warning("%s", why)
+            self.writer.event("generic", why)
 
     def _lacks(self, when: str) -> bool:
         """Whether an evaluation of that time is still to be made."""
@@ -288,10 +294,10 @@ class _Job:
             )
         return seat(self.config, load_tokenizer(self.folder / TOKENIZER), first.decoder, fleet=self.fleet)
 
-    async def _make(self) -> tuple[PreTrainedTokenizerBase, Decoder, Demonstrations]:
+    async def _make(self) -> tuple[PreTrainedTokenizerBase, LanguageModel, Demonstrations]:
         model = self.config.model
         if model.path is not None:
-            tokenizer, decoder = load_tokenizer(model.path), model_files.load(model.path)
+            tokenizer, decoder = load_tokenizer(model.path), open_model(model.path, model.generic)
             shown = await demonstrations(self.spec, self.config) if self.config.prime else Demonstrations([], [])
             return tokenizer, decoder, shown
         shown = await demonstrations(self.spec, self.config)
@@ -467,3 +473,14 @@ class _Job:
             spare=(0, self.config.steps),
             critic=policy.critic,
         )
+
+
+def _compact(model: LanguageModel) -> Decoder:
+    """The model, for what only the compact decoder can do.
+
+    Raises:
+        ConfigError: it is another one.
+    """
+    if not isinstance(model, Decoder):
+        raise ConfigError(f"lora adapts matrices of the compact decoder, which the model is not ({model.note}); remove lora")
+    return model

@@ -31,7 +31,7 @@ from phronesis.losses import (
     log_ratio,
     measure_mismatch,
 )
-from phronesis.models.decoder import Decoder
+from phronesis.models.causal import LanguageModel
 from phronesis.models.lora import Adapters
 from phronesis.records import Batch
 from phronesis.seeding import rng, stream
@@ -107,7 +107,9 @@ class Learner:
     """A decoder, an optimiser and how to use them. The weights are changed in place, so an engine that holds the same
     decoder sees them at once (tell it with `Versioned.advance`)."""
 
-    def __init__(self, decoder: Decoder, config: LearnerConfig, *, reference: bool = False, adapters: Adapters | None = None):
+    def __init__(
+        self, decoder: LanguageModel, config: LearnerConfig, *, reference: bool = False, adapters: Adapters | None = None
+    ):
         """Begins with the decoder as it is.
 
         Args:
@@ -128,7 +130,7 @@ class Learner:
         self._loss = config.loss.build()
         self._entropy: Entropy = "gradient" if config.loss.entropy_gradient else "value" if config.entropy else "no"
         self.controller = Controller(config.loss)
-        self.reference: Decoder | None = None
+        self.reference: LanguageModel | None = None
         if reference or config.loss.kl is not None:
             self.reference = deepcopy(decoder).requires_grad_(False)
         self._base = _copied(decoder) if config.restart else None
@@ -283,7 +285,7 @@ class Learner:
         steps = minibatches(batch, config.minibatches, stream(config.seed, "update", self.updates))
         return [[pack(part, self._device) for part in split(step, config.max_tokens)] for step in steps]
 
-    def _logp(self, decoder: Decoder, part: Packed) -> Tensor:
+    def _logp(self, decoder: LanguageModel, part: Packed) -> Tensor:
         with torch.no_grad():
             return score(decoder, part, precision=self.config.precision).logp_K
 
@@ -353,7 +355,7 @@ class Learner:
         return length
 
 
-def _copied(decoder: Decoder) -> dict[str, Tensor]:
+def _copied(decoder: LanguageModel) -> dict[str, Tensor]:
     """The weights as they are now."""
     return {name: tensor.detach().clone() for name, tensor in decoder.state_dict().items()}
 

@@ -24,7 +24,7 @@ from phronesis.losses.preference.dpo import DPOLoss
 from phronesis.losses.preference.ipo import IPOPreferenceLoss
 from phronesis.losses.preference.pairs import Pairs, sequence_log_ratio
 from phronesis.losses.preference.step_apo import StepAPOLoss
-from phronesis.models.decoder import Decoder
+from phronesis.models.causal import LanguageModel
 from phronesis.records import Batch, Segment
 from phronesis.train.forest import Forest
 from phronesis.train.packed import Packed, pack
@@ -116,7 +116,7 @@ def _shared(sides: Sequence[Trace | None]) -> int:
 
 
 def referenced(
-    reference: Decoder, rows: Sequence[PairRow], *, micro_tokens: int, precision: Precision = "fp32"
+    reference: LanguageModel, rows: Sequence[PairRow], *, micro_tokens: int, precision: Precision = "fp32"
 ) -> list[PairRow]:
     """The rows with the reference's log-probabilities, at temperature 1."""
     found: list[PairRow] = []

@@ -14,7 +14,7 @@ from msgspec import Struct
 from phronesis.data.preferences import Preference
 from phronesis.errors import ConfigError, TrainingError
 from phronesis.losses.preference.dpo import DPOLoss
-from phronesis.models.decoder import Decoder
+from phronesis.models.causal import LanguageModel
 from phronesis.seeding import rng
 from phronesis.train.learner import Learner, LearnerConfig
 from phronesis.train.optimizer import AdamWConfig, Constant, Cosine, Linear, OptimizerConfig, Schedule
@@ -116,11 +116,11 @@ class PreferenceSummary(NamedTuple):
 
 
 def fit_pairs(
-    decoder: Decoder,
+    decoder: LanguageModel,
     pairs: Sequence[Preference],
     config: PreferenceConfig,
     *,
-    reference: Decoder | None = None,
+    reference: LanguageModel | None = None,
     progress: Callable[[PreferenceStep], bool | None] | None = None,
 ) -> PreferenceSummary:
     """Learns from pairs, changing the decoder's weights in place. Log-probabilities are taken at temperature 1.

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint  # pyright: ignore[reportUnknownVariableType]
 
 from phronesis.losses import entropy as entropy_of
-from phronesis.models.decoder import Decoder
+from phronesis.models.causal import LanguageModel
 from phronesis.train.packed import Packed
 
 Precision = Literal["fp32", "bf16"]
@@ -39,7 +39,7 @@ class Scores(NamedTuple):
 
 
 def score(
-    decoder: Decoder,
+    decoder: LanguageModel,
     packed: Packed,
     *,
     precision: Precision = "fp32",
@@ -62,7 +62,7 @@ def score(
         hidden_ND = decoder.hidden(packed.ids_N, packed.plan, checkpointing=checkpointing)
         hidden_KD = hidden_ND.index_select(0, packed.predictors_K)
         slices: list[tuple[Tensor, ...]] = []
-        rows = max(1, MAX_LOGITS // decoder.config.vocab_size)
+        rows = max(1, MAX_LOGITS // decoder.vocab_size)
         for start in range(0, hidden_KD.shape[0], rows):
             part = slice(start, start + rows)
             temperatures = None if packed.temperatures_K is None else packed.temperatures_K[part]
@@ -78,7 +78,7 @@ def score(
 
 
 def _read_out(
-    decoder: Decoder, hidden_KD: Tensor, targets_K: Tensor, temperatures_K: Tensor | None, entropy: Entropy, hits: bool
+    decoder: LanguageModel, hidden_KD: Tensor, targets_K: Tensor, temperatures_K: Tensor | None, entropy: Entropy, hits: bool
 ) -> tuple[Tensor, ...]:
     logits_KV = decoder.logits(hidden_KD).float()
     if temperatures_K is not None:

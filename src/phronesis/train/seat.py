@@ -16,10 +16,10 @@ from phronesis.engine.vllm.engine import VLLMEngine
 from phronesis.engine.vllm.fleet import Fleet
 from phronesis.env import EnvSpec
 from phronesis.errors import ConfigError
-from phronesis.models import checkpoint as model_files
 from phronesis.models.causal import LanguageModel
 from phronesis.models.decoder import Decoder
 from phronesis.models.lora import Adapters
+from phronesis.models.opening import save_model
 from phronesis.models.tokenizer import decode, save_tokenizer
 from phronesis.reason.react import ReAct
 from phronesis.rollout.limits import Sampling
@@ -63,7 +63,7 @@ def served(fleet: Fleet, tokenizer: PreTrainedTokenizerBase, decoder: LanguageMo
     """An engine whose servers sample with copies of the decoder's weights."""
 
     def save(folder: Path) -> None:
-        model_files.save(decoder, folder)
+        save_model(decoder, folder)
         save_tokenizer(tokenizer, folder)
 
     def score(ids: tuple[int, ...]) -> tuple[float, ...]:

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from phronesis.data.traces import Trace
 from phronesis.errors import ConfigError, TrainingError
 from phronesis.losses import Aggregation, DFTLoss, LossConfig, SupervisedLoss, TokenMean, Totals
-from phronesis.models.decoder import Decoder
+from phronesis.models.causal import LanguageModel
 from phronesis.models.layout import plan
 from phronesis.models.lora import Adapters
 from phronesis.seeding import rng
@@ -131,7 +131,7 @@ class SupervisedSummary(NamedTuple):
 
 
 def fit(
-    decoder: Decoder,
+    decoder: LanguageModel,
     traces: Sequence[Trace],
     config: SupervisedConfig,
     progress: Callable[[SupervisedStep], bool | None] | None = None,

@@ -10,7 +10,7 @@ from phronesis.credit.judged.teacher import NeedsTeacher
 from phronesis.credit.rule import CreditRule, TokenValues, members
 from phronesis.errors import ConfigError
 from phronesis.models import checkpoint
-from phronesis.models.decoder import Decoder
+from phronesis.models.causal import LanguageModel
 from phronesis.records import Batch, Credit, EpisodeGroup
 from phronesis.train.batching import BatchConfig, build_batch
 from phronesis.train.packed import pack
@@ -23,7 +23,7 @@ _EVERYTHING = BatchConfig(drop_silent=False)
 class Teacher:
     """Scores the sampled tokens of groups, on packed segments as the learner does. See `TeacherScores`."""
 
-    def __init__(self, decoder: Decoder, *, max_tokens: int = 16384, precision: Precision = "fp32"):
+    def __init__(self, decoder: LanguageModel, *, max_tokens: int = 16384, precision: Precision = "fp32"):
         self.decoder, self.max_tokens = decoder, max_tokens
         self.precision: Precision = precision
 
@@ -61,7 +61,7 @@ class Teacher:
         return found
 
 
-def taught(rule: CreditRule, student: Decoder) -> CreditRule:
+def taught(rule: CreditRule, student: LanguageModel) -> CreditRule:
     """The rule with the teacher it names, loaded and frozen; a rule that needs none is returned as it is.
 
     Raises:
@@ -71,9 +71,9 @@ def taught(rule: CreditRule, student: Decoder) -> CreditRule:
     if not isinstance(rule, NeedsTeacher):
         return rule
     decoder = checkpoint.load(rule.teacher).requires_grad_(False).to(student.device)
-    if decoder.config.vocab_size != student.config.vocab_size:
+    if decoder.vocab_size != student.vocab_size:
         raise ConfigError(
-            f"the teacher knows {decoder.config.vocab_size} ids, the student {student.config.vocab_size}; on-policy "
+            f"the teacher knows {decoder.vocab_size} ids, the student {student.vocab_size}; on-policy "
             "distillation compares token by token, so both must share one tokenizer"
         )
     return rule.with_teacher(Teacher(decoder))

@@ -19,7 +19,7 @@ from phronesis.data.preferences import Collected, Preference, best_against_worst
 from phronesis.data.traces import Trace
 from phronesis.errors import ConfigError
 from phronesis.losses.preference.dpo import DPOLoss
-from phronesis.models.decoder import Decoder
+from phronesis.models.causal import LanguageModel
 from phronesis.records import Credit, Episode, EpisodeGroup
 from phronesis.seeding import rng
 from phronesis.train.learner import Learner
@@ -63,7 +63,7 @@ class PairsLesson(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True,
 class PairTeaching:
     """`PairsLesson` at work."""
 
-    def __init__(self, config: PairsLesson, learner: Learner, reference: Decoder, seed: int):
+    def __init__(self, config: PairsLesson, learner: Learner, reference: LanguageModel, seed: int):
         """Args: settings, who learns, what movement is measured from, the run's seed."""
         self.config, self.learner, self.reference, self.seed = config, learner, reference, seed
 
