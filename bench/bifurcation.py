@@ -23,12 +23,15 @@ from typing import NamedTuple
 import torch
 from msgspec.structs import replace
 
-from phronesis.credit.baselines.group import LeaveOneOut
+from phronesis.credit.baselines.group import GroupMean, LeaveOneOut
 from phronesis.credit.baselines.trajectory import TrajectoryCredit, episode_advantages
 from phronesis.credit.critics.gae import GAECredit
 from phronesis.credit.critics.turn_gae import TurnGAECredit
+from phronesis.credit.replays.earl import EARLCredit
 from phronesis.credit.replays.montecarlo import VinePPOCredit
-from phronesis.credit.rule import CreditRule, NeedsValues, Rerun, TokenValues, Values, members, spread, value_of
+from phronesis.credit.rule import CreditRule, NeedsValues, Rerun, TokenValues, Values, members, spread
+from phronesis.credit.trees.arpo import ARPOCredit
+from phronesis.credit.trees.tree import TreeCredit, branch_reward
 from phronesis.credit.turnwise.gigpo import GiGPOCredit
 from phronesis.credit.turnwise.rewardflow import RewardFlowCredit
 from phronesis.credit.turnwise.turns import TurnReturnCredit
@@ -36,6 +39,10 @@ from phronesis.envs.bifurcation import RIGHT, bifurcation, exact_advantages
 from phronesis.envs.demonstrations import with_demonstrations
 from phronesis.losses import LossConfig, PPOClipLoss
 from phronesis.models.tiny import TinyModel
+from phronesis.reason.players.arpo import ARPOPlayer
+from phronesis.reason.players.build import Alone, PlayerConfig
+from phronesis.reason.players.earl import EARLPlayer
+from phronesis.reason.players.tree import TreePlayer
 from phronesis.records import Credit, Episode, EpisodeGroup
 from phronesis.rollout.limits import Limits
 from phronesis.store import Run
@@ -84,6 +91,9 @@ class Case(NamedTuple):
     """Whether it asks a critic."""
     reruns: bool = False
     """Whether it plays episodes on from their turns."""
+    player: Callable[[int], PlayerConfig] = lambda horizon: Alone()
+    """How a group's attempts come about, by horizon. Branches pay for what they replay, so that a group of branches takes as
+    many environment steps as a group of fresh attempts."""
 
 
 RULES = {
@@ -95,6 +105,11 @@ RULES = {
     "GAE, turns": Case(lambda: TurnGAECredit(gamma=1.0, lam=0.95), critic=True),
     "VinePPO": Case(lambda: VinePPOCredit(rollouts=CONTINUATIONS), reruns=True),
     "VinePPO, equal updates": Case(lambda: VinePPOCredit(rollouts=CONTINUATIONS), reruns=True),
+    "ARPO": Case(lambda: ARPOCredit(baseline=GroupMean()), player=lambda horizon: ARPOPlayer(initial=GROUP // 2)),
+    "tree, 2 x 2": Case(
+        lambda: TreeCredit(), player=lambda horizon: TreePlayer(widths=(2, GROUP // 2), every=max(1, horizon // 2))
+    ),
+    "EARL": Case(lambda: EARLCredit(baseline=GroupMean()), player=lambda horizon: EARLPlayer()),
     "random": Case(Random),
     "oracle": Case(Oracle),
 }
@@ -109,11 +124,13 @@ class Seen:
 
     def note(self, group: EpisodeGroup, credit: Credit) -> None:
         """Compares one group's credit, turn by turn."""
-        for e, values in enumerate(credit.values):
-            if values is None or len(values) < 2:
+        for e, end in branches(group, credit):
+            line = group.episodes[e].line(end)
+            rows = credit.values[e]
+            if rows is None or len(line) < 2:
                 continue
-            given = [statistics.fmean(row) for row in values]
-            wanted = exact(group, e)
+            given = [statistics.fmean(rows[k]) for k in line]
+            wanted = exact(group, e, end)
             if max(map(abs, wanted)) < MATTERS:
                 continue  # nothing to tell: the policy is as good as certain here
             at = wanted.index(max(wanted, key=abs))
@@ -160,14 +177,21 @@ def current() -> Watched:
     return sys.modules["bench.bifurcation"].CURRENT[-1]
 
 
-def exact(group: EpisodeGroup, e: int) -> list[float]:
-    """The exact advantage of each turn; the probability of the right letter is read off siblings that said it."""
+def branches(group: EpisodeGroup, credit: Credit) -> list[tuple[int, int]]:
+    """Every attempt whose credit is known: its episode, and its last turn there."""
+    return [(e, end) for e, values in enumerate(credit.values) if values is not None for end in group.episodes[e].ends]
+
+
+def exact(group: EpisodeGroup, e: int, end: int | None = None) -> list[float]:
+    """The exact advantage of each turn of an attempt; the probability of the right letter is read off siblings that said it."""
     episode = group.episodes[e]
+    last = episode.ends[-1] if end is None else end
     decisive = int(group.task.payload["decisive"])
-    said = [x.turns[decisive] for x in group.episodes if len(x.turns) > decisive]
-    known = [math.exp(sum(t.logprobs)) for t in said if t.action is not None and t.action.text.strip() == RIGHT]
+    lines = [[x.turns[k] for k in x.line(at)] for x in group.episodes for at in x.ends]
+    said = {id(line[decisive]): line[decisive] for line in lines if len(line) > decisive}
+    known = [math.exp(sum(t.logprobs)) for t in said.values() if t.action is not None and t.action.text.strip() == RIGHT]
     chance = statistics.fmean(known) if known else 0.0
-    return exact_advantages(decisive, len(episode.turns), value_of(episode), chance)
+    return exact_advantages(decisive, len(episode.line(last)), branch_reward(episode, last), chance)
 
 
 def base(horizon: int, seed: int) -> RunConfig:
@@ -219,6 +243,7 @@ def measure(name: str, horizon: int, seed: int, begin: Path, folder: Path) -> di
         base(horizon, seed),
         model=ModelConfig(path=str(begin)),
         credit="bench.bifurcation:current",
+        player=case.player(horizon),
         critic=CriticConfig(warmup=3) if case.critic else None,
         steps=steps,
     )
@@ -227,6 +252,9 @@ def measure(name: str, horizon: int, seed: int, begin: Path, folder: Path) -> di
         rewards = [value for _, value in run.curve("reward/mean")]
         own = steps * GROUPS * GROUP * horizon
         again = sum(value for _, value in run.curve("rerun/env_steps")) if case.reruns else 0.0
+        if name == "EARL":  # on top of the group; branches are part of it
+            paid = [run.curve(f"player/{key}") for key in ("env_steps", "replayed")]
+            again = sum(value for curve in paid for _, value in curve)
     return {
         "success": statistics.fmean(rewards[-max(1, steps // 8) :]),
         "first": rewards[0],
@@ -276,7 +304,7 @@ def table(found: list[dict[str, object]]) -> str:
                 statistics.median(float(str(r[k])) for r in rows) for k in ("success", "correlation", "rank", "extra")
             )
             shown = f"{success:.2f}" + (f" ({correlation:.2f}, {rank:.2f})" if h > 1 else "")
-            cells.append(shown + (f" +{extra:.0f}x" if extra else ""))
+            cells.append(shown + (f" +{extra:.{0 if extra >= 1 else 2}f}x" if extra else ""))
         lines.append(f"| {name} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 

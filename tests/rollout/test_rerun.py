@@ -284,3 +284,39 @@ def test_known_values_on_the_recovery_probe():
         for letter, worth in (("a", 1.0), ("b", 0.0)):
             (found,), again = rerun(probe(spec, Drawing(thinking(None, letter))), (turn, 2), episode=episode)
             assert found == (worth, worth) and again.env_steps == 2 * env_steps
+
+
+def test_from_inside_a_turn_its_tokens_are_forced_and_charged():
+    """The beginning of the completion is put into the policy's mouth; limits of tokens and of thought count it as said."""
+    episode = scored(walk(Walk, "a", "bb", "ccc"))
+    stage = walk(Walk, "yyyy", max_tokens=episode.sampled_tokens + 5)
+    (found,), again = rerun(stage, (2, 1), episode=episode, token=2)
+    kept = episode.turns[2].completion[:2]
+    assert stage.policy.params[0].forced == kept and stage.policy.prompts == [episode.prompt(2)]
+    assert stage.policy.params[0].max_tokens == len(episode.turns[2].completion) + 5 - 2
+    assert found == (float(len(CHAT.parse((*kept, *CHAT.render(thinking(None, "yyyy")))).message.text)),)
+    assert again.tokens == len(CHAT.render(thinking(None, "yyyy"))), "forced tokens are not sampled ones"
+
+
+def test_tokens_of_a_thought_that_are_forced_use_up_its_limit():
+    policy = policy_of(thinking("one two three", "a"), "bb", "ccc")
+    policy.replies = [CHAT.render(thinking("one two three", "a")), CHAT.render(thinking(None, "bb"))] * 2
+    episode = scored(stage_of(lambda: Walk(length=2), policy, rubric=EnvReward(), thought_tokens=40))
+    end = episode.turns[0].spans[0].end
+    stage = stage_of(
+        lambda: Walk(length=2), policy_of(thinking(None, "x"), thinking(None, "y")), rubric=EnvReward(), thought_tokens=40
+    )
+    rerun(stage, (0, 1), episode=episode, token=end - 1)
+    assert [p.thought.max_tokens for p in stage.policy.params] == [40 - (end - 1), 40]
+
+
+def test_draws_inside_a_turn_are_their_own_and_places_that_are_not_there_are_refused():
+    episode = scored(walk(Walk, "a", "bb", "ccc"))
+    seeds = []
+    for token in (0, 1, 2):
+        stage = walk(Walk, "x")
+        rerun(stage, (2, 1), episode=episode, token=token)
+        seeds.append(stage.policy.params[0].seed)
+    assert len(set(seeds)) == 3
+    with pytest.raises(ConfigError, match="from token 99 of turn 2"):
+        rerun(walk(Walk, "x"), (2, 1), episode=episode, token=99)

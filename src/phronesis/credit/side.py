@@ -14,7 +14,7 @@ from typing import Protocol, cast, runtime_checkable
 from phronesis.config import import_path
 from phronesis.credit.rule import Rerun, spread, spread_tokens, value_of
 from phronesis.errors import ConfigError, TrainingError
-from phronesis.records import Credit, Episode, EpisodeGroup
+from phronesis.records import Credit, Episode, EpisodeGroup, Turn
 
 
 @runtime_checkable
@@ -55,6 +55,68 @@ class Asks(Protocol):
     async def hindsight(self, episode: Episode, turn: int, hint: str) -> tuple[float, ...]:
         """Nats `[T]` of the turn's tokens, had the opening ended with `hint`."""
         ...
+
+
+@runtime_checkable
+class Reads(Protocol):
+    """Knows what tokens say; a re-runner that does is one of these too."""
+
+    def said(self, turn: Turn, tokens: int) -> str:
+        """The thought, and behind it the text, in the first tokens of a turn's completion."""
+        ...
+
+
+def token_places(reads: Reads, turn: Turn, places: Sequence[int]) -> list[int]:
+    """The tokens that hold these characters of what a turn says, each token once; characters that it does not say are left out.
+
+    Tokens "So", " it", " is" and characters 0, 3 and 99: tokens 0 and 1.
+    """
+    found: list[int] = []
+    for place in places:
+        low, high = 0, len(turn.completion)
+        while low < high:  # the fewest tokens that say more than `place` characters
+            middle = (low + high) // 2
+            low, high = (low, middle) if len(reads.said(turn, middle)) > place else (middle + 1, high)
+        if low and len(reads.said(turn, low)) > place and low - 1 not in found:
+            found.append(low - 1)
+    return sorted(found)
+
+
+async def play_from(rerun: Rerun, episode: Episode, at: tuple[int, int], n: int) -> tuple[float, ...]:
+    """Rewards of `n` continuations from a token of a turn, ``at = (turn, token)``."""
+    turn, token = at
+    return await (rerun(episode, turn, n, token=token) if token else rerun(episode, turn, n))
+
+
+def need_text(rerun: Rerun, rule: str) -> Reads:
+    """Who knows what tokens say.
+
+    Raises:
+        ConfigError: nobody does.
+    """
+    if not isinstance(rerun, Reads):
+        raise ConfigError(f"credit rule {rule!r} cuts inside turns by their text, which {type(rerun).__name__} cannot read")
+    return rerun
+
+
+def spread_cuts(episode: Episode, cuts: Sequence[tuple[int, int]], values: Sequence[float]) -> list[list[float]]:
+    """One number per token `[turns][T]`: that of the segment it lies in.
+
+    Args:
+        episode: a chain of turns.
+        cuts: (turn, token) at which each segment begins, in order, the first at (0, 0).
+        values: one per segment.
+    """
+    rows: list[list[float]] = []
+    segment = -1
+    for k, turn in enumerate(episode.turns):
+        row: list[float] = []
+        for t in range(len(turn.completion)):
+            while segment + 1 < len(cuts) and cuts[segment + 1] <= (k, t):
+                segment += 1
+            row.append(values[segment])
+        rows.append(row)
+    return rows
 
 
 POLICY = "policy"

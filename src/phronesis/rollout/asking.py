@@ -11,7 +11,7 @@ from msgspec.structs import replace
 
 from phronesis.errors import ConfigError
 from phronesis.policy import Scores
-from phronesis.records import Episode, Message, TextPart, say
+from phronesis.records import Episode, Message, TextPart, Turn, say
 from phronesis.rollout.play import Stage
 
 
@@ -20,6 +20,11 @@ class Asking:
 
     stage: Stage
     """What the episodes were played on."""
+
+    def said(self, turn: Turn, tokens: int) -> str:
+        """The thought, and behind it the text, in the first tokens of a turn's completion."""
+        message = self.stage.chat.parse(turn.completion[:tokens]).message
+        return (message.thought or "") + message.text
 
     async def answer(self, episode: Episode, turn: int, text: str) -> tuple[float, ...]:
         """Nats of the tokens of `text`, had the policy said it instead of turn `turn`; the stop id is not counted.

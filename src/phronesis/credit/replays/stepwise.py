@@ -9,18 +9,27 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import Sequence
+from functools import partial
 from itertools import pairwise
 from math import isfinite
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from msgspec import Struct
 
 from phronesis.credit.baselines.group import AnyBaseline, GroupMean, compares
 from phronesis.credit.baselines.trajectory import episode_advantages, given_up
-from phronesis.credit.replays.montecarlo import at_least_one
+from phronesis.credit.replays.montecarlo import at_least_one, text_cuts
 from phronesis.credit.rule import Rerun, members, value_of
-from phronesis.credit.side import mean_rewards, need_rerun, turn_credit
-from phronesis.credit.turnwise.turns import Pool, chain, check_gamma, is_chain, pooled_credit, tree_returns
+from phronesis.credit.side import mean_rewards, need_rerun, need_text, play_from, spread_cuts, token_credit, turn_credit
+from phronesis.credit.turnwise.turns import (
+    Pool,
+    chain,
+    check_gamma,
+    is_chain,
+    pooled_advantages,
+    pooled_credit,
+    tree_returns,
+)
 from phronesis.errors import ConfigError
 from phronesis.records import Credit, Episode, EpisodeGroup
 
@@ -88,8 +97,8 @@ def thought_cuts(text: str, *, markers: Sequence[str] = MARKERS, gap: int = 40, 
 class VSRMCredit(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="vsrm"):
     """Rewards-to-go of stepwise gains, with the episode's reward at the end, against a baseline.
 
-    A step is a turn, since episodes are played on from turns (the paper cuts inside one thought, see `thought_cuts`). The
-    paper warns that it needs advantages that are not divided by a group's spread.
+    A step is a turn, or, as in the paper, what lies between marker words of a thought (`thought_cuts`). The paper warns that
+    it needs advantages that are not divided by a group's spread.
     """
 
     rollouts: int = 4
@@ -103,30 +112,59 @@ class VSRMCredit(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, 
     weight: float = 1.0
     """Factor on the stepwise rewards; ours."""
     pool: Pool = "turn"
-    """Which turns are compared."""
+    """Which turns, or steps of one number, are compared."""
     baseline: AnyBaseline = GroupMean()
     """What a return is compared with."""
+    step: Literal["turn", "marker"] = "turn"
+    """What a step is: a turn, or a piece of what a turn says, cut at marker words (plays on from inside turns)."""
+    gap: int = 40
+    """Characters between two cuts, at least 1; ours."""
 
     def __post_init__(self) -> None:
         check_gamma(self.gamma)
         at_least_one(self.rollouts, "vsrm rollouts")
+        at_least_one(self.gap, "vsrm gap")
+        if self.step == "marker" and self.pool == "state":
+            raise ConfigError("vsrm compares pieces of turns, which have no state of their own; set pool to 'turn' or 'group'")
         if self.window < 0 or self.tie < 0 or not isfinite(self.weight):
             raise ConfigError(f"vsrm window {self.window!r} and tie {self.tie!r} must not be negative, weight be finite")
 
     async def assign(self, group: EpisodeGroup, rerun: Rerun | None = None) -> Credit:
-        """Credit of one group; plays ``rollouts`` continuations a turn.
+        """Credit of one group; plays ``rollouts`` continuations a step.
 
         Raises:
-            ConfigError: there is no `rerun`, or an episode forks.
+            ConfigError: there is no `rerun`, or one that cannot read what steps by markers need, or an episode forks.
         """
         play = need_rerun(rerun, "vsrm")
         kept = members(group, compared=compares(self.baseline)).kept
+        if self.step == "marker":
+            return await self._by_markers(group, kept, play)
         rows = await asyncio.gather(*(self._returns(group.episodes[e], play) for e in kept))
         return pooled_credit(group, dict(zip(kept, rows, strict=True)), self.pool, self.baseline)
 
+    async def _by_markers(self, group: EpisodeGroup, kept: Sequence[int], rerun: Rerun) -> Credit:
+        reads = need_text(rerun, "vsrm")
+        cuts: dict[int, list[tuple[int, int]]] = {}
+        returns: dict[int, Sequence[float]] = {}
+        for e in kept:
+            _need_chain(group.episodes[e], "vsrm")
+            cuts[e] = text_cuts(group.episodes[e], reads, partial(thought_cuts, gap=self.gap))
+        played = await asyncio.gather(*(self._values(group.episodes[e], cuts[e], rerun) for e in kept))
+        for e, values in zip(kept, played, strict=True):
+            returns[e] = self._paid(group.episodes[e], values)
+        keys = {e: [str(j) if self.pool == "turn" else "all" for j in range(len(row))] for e, row in returns.items()}
+        found = pooled_advantages(returns, keys, self.baseline)
+        return token_credit(group, {e: spread_cuts(group.episodes[e], cuts[e], found[e]) for e in kept})
+
+    async def _values(self, episode: Episode, cuts: Sequence[tuple[int, int]], rerun: Rerun) -> list[float]:
+        played = await asyncio.gather(*(play_from(rerun, episode, at, self.rollouts) for at in cuts))
+        return [sum(r) / len(r) for r in played] + [value_of(episode)]
+
     async def _returns(self, episode: Episode, rerun: Rerun) -> tuple[float, ...]:
         _need_chain(episode, "vsrm")
-        accuracy = await mean_rewards(episode, rerun, self.rollouts)
+        return self._paid(episode, await mean_rewards(episode, rerun, self.rollouts))
+
+    def _paid(self, episode: Episode, accuracy: Sequence[float]) -> tuple[float, ...]:
         rewards = [self.weight * r for r in vsrm(accuracy, gamma=self.gamma, window=self.window, tie=self.tie).reward]
         if rewards:
             rewards[-1] += value_of(episode)

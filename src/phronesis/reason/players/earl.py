@@ -166,7 +166,8 @@ class EARL:
             return None, None
         known = {name: self.gains.gains.get(name, INITIAL) for name in places}
         weights = ToolGains(gains=known).weights()
-        route = next(r for r in offered if r.name == draw.choices(list(weights), list(weights.values()))[0])
+        chosen = draw.choices(list(weights), list(weights.values()))[0]
+        route = next(r for r in offered if r.name == chosen)
         turns = places[route.name]
         nats = [await self._nats(stage, episode, k, route) for k in turns]
         config = self.config

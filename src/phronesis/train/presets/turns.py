@@ -65,12 +65,12 @@ def vineppo(run: RunConfig) -> Algorithm:
 
 
 def spo(run: RunConfig) -> Algorithm:
-    """SPO-chain: segments of five uncertain tokens; a segment's uncertain tokens get what it added to the value.
+    """SPO-chain: segments of five uncertain tokens, cut anywhere; a segment's uncertain tokens get what it added to the value.
 
     ``A = V(end) - V(start)`` by continuations, the last segment ends in the reward; tokens of probability over .9 get 0.
     Source: arXiv 2505.23564. Ours: nine continuations as in VinePPO, eps .2, token mean, two passes.
     """
-    credit = SPOChainCredit(every=5, below=0.9, rollouts=9)
+    credit = SPOChainCredit(every=5, below=0.9, rollouts=9, cut="token")
     return Algorithm(credit=credit, loss=per_token(PPOClipLoss(eps_low=0.2, eps_high=0.2)), passes=PASSES)
 
 
