@@ -10,6 +10,9 @@ from collections.abc import Awaitable, Callable
 WINDOW = 60.0
 """Seconds any limit is counted over."""
 
+_GRAIN = 1e-6
+"""Seconds below which two times are the same: a wait that rounding leaves over would otherwise never end."""
+
 
 class Pace:
     """Lets requests through so that no window of a minute holds more than allowed.
@@ -68,7 +71,7 @@ class Pace:
     def _wait(self, tokens: int) -> float:
         """Seconds until the oldest request leaves the window; 0 when there is room."""
         now = self._clock()
-        while self._passed and now - self._passed[0].at >= WINDOW:
+        while self._passed and now - self._passed[0].at > WINDOW - _GRAIN:
             self._passed.popleft()
         if not self._passed:
             return 0.0

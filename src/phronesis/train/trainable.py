@@ -20,6 +20,6 @@ def check_trainable(groups: Sequence[EpisodeGroup]) -> None:
             if k is not None:
                 raise Untrainable(
                     f"turn {k} of episode {episode.id!r} was said by a policy that takes messages only: it has no ids and no "
-                    "log-probabilities to learn from. Train a policy of ids (the embedded engine, a vLLM server, or the gateway in "
+                    "log-probabilities to learn from. Train a policy of ids (the embedded engine, vLLM, or the gateway in "
                     "front of one), or learn from what was said as supervised traces"
                 )
