@@ -164,12 +164,12 @@ def test_a_running_request_goes_on_with_new_weights(decoder):
         with torch.no_grad():
             decoder.embed.mul_(0.7)
         engine.advance()
-        return await task
+        return engine.counters.decoded, await task
 
-    got = asyncio.run(go())
-    assert got.version == (0, 1)
+    before, got = asyncio.run(go())
+    assert got.version == (0, 1) and 10 <= before < 30
     scores = engine.score_many([(1, 2, 3, *got.ids)])[0][2:]
-    assert scores[:10] != got.logprobs[:10] and scores[10:] == got.logprobs[10:]
+    assert scores[:before] != got.logprobs[:before] and scores[before:] == got.logprobs[before:]
 
 
 def test_least_recently_used_sequences_give_way_and_released_ones_first(decoder):

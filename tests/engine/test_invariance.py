@@ -173,3 +173,38 @@ def test_a_system_prompt_is_shared_across_groups():
     asyncio.run(groups())
     assert engine.counters.prefilled == len(SYSTEM) + 19 + 2 * 19
     assert engine.counters.evicted == 0
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_several_ids_in_one_call_are_those_of_single_steps(threads, monkeypatch):
+    """Rows that end by a stop id, by their limit and by the context, next to rows with forced ids that join later."""
+    decoder = MODELS["two"]
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+
+    def play(most: int) -> tuple[list[Completion], int]:
+        monkeypatch.setattr("phronesis.engine.runner.MOST_AHEAD", most)
+        engine = EmbeddedEngine(decoder, EngineConfig(native=True, context=120))
+        calls, inner = [], engine._runner.compute.next
+        monkeypatch.setattr(engine._runner.compute, "next", lambda *a: calls.append(1) or inner(*a))
+
+        async def go():
+            asked = [
+                engine.sample(
+                    (*SYSTEM[: 5 + i], i % V),
+                    SamplingParams(max_tokens=(200, 17, 60)[i % 3], seed=i, stop_ids=(i,) if i % 2 else (), temperature=1.3),
+                )
+                for i in range(40)
+            ]
+            late = engine.sample((1, 2, 3), SamplingParams(max_tokens=30, seed=99, forced=(7, 8)))
+            return [*await asyncio.gather(*asked), await late]
+
+        return asyncio.run(go()), len(calls)
+
+    try:
+        (one, single), (many, fewer) = play(1), play(32)
+    finally:
+        torch.set_num_threads(before)
+    assert all(same(a, b) for a, b in zip(one, many, strict=True))
+    assert {c.finish.value for c in one} == {"stop", "length", "context"}
+    assert fewer < single

@@ -20,7 +20,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from phronesis.engine import native
-from phronesis.engine.compute import Eager, Inputs
+from phronesis.engine.compute import Drawn, Eager, Inputs
 from phronesis.engine.embedded import EmbeddedEngine, EngineConfig
 from phronesis.engine.forward import Piece
 from phronesis.engine.native import NativeCompute, build
@@ -48,10 +48,13 @@ def step(compute, prompts, params, force=-1, uniform=0.5):
             rows.set(i, p)
             cache.show(i, len(prompts[i]) - 1)
         last = np.array([p[-1] for p in prompts])
+        uniforms = np.full((count, 1), uniform, np.float32)
         inputs = Inputs(
-            np.arange(count), last, lengths - 1, np.full(count, uniform, np.float32), np.full(count, force), lengths - 1
+            np.arange(count), last, lengths - 1, uniforms, np.full(count, force), lengths - 1, np.ones_like(lengths)
         )
-        return compute.next(cache, inputs, rows)
+        drawn = compute.next(cache, inputs, rows)
+    assert (drawn.made == 1).all()
+    return Drawn(drawn.ids[:, 0], drawn.logprobs[:, 0], drawn.entropies[:, 0], drawn.made)
 
 
 @settings(max_examples=25, deadline=None)

@@ -35,21 +35,25 @@ class Inputs(NamedTuple):
     at: NDArray[np.int64]
     """`[A]` their positions."""
     uniform: NDArray[np.float32]
-    """`[A]` the numbers that draw the next ids; see `draws.uniforms`."""
+    """`[A, N]` the numbers that draw the next ids; see `draws.uniforms`. N is the most ids wanted of each row."""
     force: NDArray[np.int64]
     """`[A]` ids to take instead of drawn ones; −1 for none."""
     free: NDArray[np.int64]
     """`[S]` the first position of every slot that holds nothing; what lies there is never read before it is written."""
+    left: NDArray[np.int64]
+    """`[A]` ids after which a row must end, at least 1."""
 
 
 class Drawn(NamedTuple):
-    """What a step produced, by row of its inputs."""
+    """What a step produced, by row of its inputs and by order, at most N of each row."""
 
     ids: NDArray[np.int64]
     logprobs: NDArray[np.float32]
     """Nats."""
     entropies: NDArray[np.float32]
     """Nats."""
+    made: NDArray[np.int64]
+    """`[A]` how many there are, at least 1; what lies behind them means nothing."""
 
 
 class Compute(Protocol):
@@ -76,7 +80,8 @@ class Compute(Protocol):
         ...
 
     def next(self, cache: KVCache, inputs: Inputs, rows: Rows) -> Drawn:
-        """Enters one token per running slot into the cache and draws what follows it."""
+        """Enters one token per running slot into the cache and draws what follows it; may go on with what it drew, up to N
+        times, but not after any row has drawn one of its stop ids or has none left."""
         ...
 
     def score(self, cache: KVCache, pieces: list[Piece], targets: NDArray[np.int64], temperature: float) -> NDArray[np.float32]:
@@ -114,7 +119,7 @@ class Eager:
         tokens, at = np.zeros((2, count), np.int64)
         uniform, force = np.full(count, 0.5, np.float32), np.full(count, -1, np.int64)
         at[:width] = inputs.free[:width]
-        tokens[slots], at[slots], uniform[slots], force[slots] = inputs.tokens, inputs.at, inputs.uniform, inputs.force
+        tokens[slots], at[slots], uniform[slots], force[slots] = inputs.tokens, inputs.at, inputs.uniform[:, 0], inputs.force
         positions = torch.as_tensor(at, device=device)
         index = torch.as_tensor(slots, device=device)
         cache.mask[index, positions[index]] = 0
@@ -123,8 +128,8 @@ class Eager:
         settings = rows.settings(count, self.decoder.config.vocab_size, device)
         forced = torch.as_tensor(force, device=device) if (inputs.force >= 0).any() else None
         drawn = draw(logits, torch.as_tensor(uniform, device=device), settings, forced)
-        ids, logprobs, entropies = (t.cpu().numpy()[slots] for t in drawn)
-        return Drawn(ids, logprobs, entropies)
+        ids, logprobs, entropies = (t.cpu().numpy()[slots, None] for t in drawn)
+        return Drawn(ids, logprobs, entropies, np.ones(len(slots), np.int64))
 
     def score(self, cache: KVCache, pieces: list[Piece], targets: NDArray[np.int64], temperature: float) -> NDArray[np.float32]:
         """`fill`, and the nats of the ids that follow each token `[N]`."""

@@ -1,15 +1,17 @@
-"""The running batch, synchronous: admits requests, computes their prompts, produces one id for each of them per step."""
+"""The running batch, synchronous: admits requests, computes their prompts, produces ids for all of them in each step."""
 
 from __future__ import annotations
 
+import time
 from collections import deque
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
-from phronesis.engine.compute import Compute, Inputs
+from phronesis.engine.compute import Compute, Drawn, Inputs
 from phronesis.engine.draws import uniforms
 from phronesis.engine.fills import Range, passes
 from phronesis.engine.request import Decode, Request
@@ -17,6 +19,11 @@ from phronesis.engine.rows import Rows
 from phronesis.engine.slots import WORTH, Slots
 from phronesis.policy import Completion, prompt_crc
 from phronesis.records import Finish
+
+AWAY = 0.003
+"""Seconds a call may last in which nobody can join the batch; a single step may take longer."""
+MOST_AHEAD = 32
+"""Most ids drawn in one call for each row."""
 
 
 @dataclass
@@ -33,6 +40,25 @@ class Counters:
     """Prompt ids taken from the cache."""
     evicted: int = 0
     """Sequences kept for a cache key that were given up to make room."""
+
+
+class _Ahead:
+    """How many ids to draw for every row before anybody may join: as many as take about `AWAY` seconds."""
+
+    def __init__(self) -> None:
+        self.count = 1
+        self._start = self._took = 0.0
+
+    def __enter__(self) -> None:
+        self._start = time.perf_counter()
+
+    def __exit__(self, *_: object) -> None:
+        self._took = time.perf_counter() - self._start
+
+    def seen(self, made: int) -> None:
+        """Takes note of how many were drawn in the time just measured."""
+        fitting = AWAY * made / max(self._took, 1e-6)
+        self.count = int(min(MOST_AHEAD, max(1.0, fitting), 2 * self.count))
 
 
 class _Fill(NamedTuple):
@@ -63,6 +89,7 @@ class Runner:
         self.stale: set[int] = set()
         """Running slots to be computed again, because the weights changed."""
         self._special: list[Request] = []
+        self._ahead = _Ahead()
         self.version = version
         """Weights in use."""
         self.freed = True
@@ -127,39 +154,53 @@ class Runner:
 
     @torch.inference_mode()
     def step(self) -> list[tuple[Request, Completion]]:
-        """Produces one id for every running request; returns those that ended, in order of slot."""
+        """Produces at least one id for every running request, and more while none ends; those that ended, in order of slot."""
         for high, low in self._slots.moves():
             self._swap(high, low)
         books = self._slots
         active = np.flatnonzero(books.running)
         at = books.filled[active]
         place = at + 1
+        count = 1 if self._special else self._ahead.count
+        left = books.end[active] - place
+        behind = place[:, None] + np.arange(count)
         inputs = Inputs(
             slots=active,
             tokens=books.ids[active, at],
             at=at,
-            uniform=books.uniforms[active, place],
+            uniform=books.uniforms[active[:, None], np.minimum(behind, books.uniforms.shape[1] - 1)],
             force=np.full(len(active), -1, np.int64),
             free=books.filled,
+            left=left,
         )
         special = [(int(np.searchsorted(active, r.slot)), r) for r in self._special]
         for row, r in special:
             inputs.force[row] = r.force
-        drawn = self.compute.next(self._cache, inputs, self._rows)
-        books.ids[active, place] = drawn.ids
-        books.logprobs[active, place] = drawn.logprobs
-        books.entropies[active, place] = drawn.entropies
-        books.filled[active] = place
-        stopped = (self._rows.stops[active] == drawn.ids[:, None]).any(1) & (inputs.force < 0)
+        with self._ahead:
+            drawn = self.compute.next(self._cache, inputs, self._rows)
+        self._enter(active, behind, drawn)
+        last = drawn.ids[np.arange(len(active)), drawn.made - 1]
+        stopped = (self._rows.stops[active] == last[:, None]).any(1) & (inputs.force < 0)
         for row, r in special:
             books.forced[r.slot, place[row]] = inputs.force[row] >= 0
-            stopped[row] |= r.see(int(drawn.ids[row]), self._text)
+            stopped[row] |= r.see(int(last[row]), self._text)
             if not r.special:
                 self._special.remove(r)
-        self.counters.steps += 1
-        self.counters.decoded += len(active)
-        over = np.flatnonzero(stopped | (place + 1 >= books.end[active]))
+        over = np.flatnonzero(stopped | (drawn.made >= left))
         return [self._end(int(active[row]), bool(stopped[row])) for row in over]
+
+    def _enter(self, active: NDArray[np.int64], behind: NDArray[np.int64], drawn: Drawn) -> None:
+        """Writes what was drawn into the books; `behind` are the positions `[A, N]`."""
+        books, n = self._slots, int(drawn.made.max())
+        made = np.arange(n) < drawn.made[:, None]
+        where = np.broadcast_to(active[:, None], made.shape)[made], behind[:, :n][made]
+        books.ids[where] = drawn.ids[:, :n][made]
+        books.logprobs[where] = drawn.logprobs[:, :n][made]
+        books.entropies[where] = drawn.entropies[:, :n][made]
+        books.filled[active] += drawn.made
+        self._ahead.seen(n)
+        self.counters.steps += n
+        self.counters.decoded += int(drawn.made.sum())
 
     def _place(self, request: Request, level: dict[int, int]) -> _Fill:
         """Chooses a slot, enters the request and says what must be computed."""

@@ -58,18 +58,19 @@ class _CacheStruct(ctypes.Structure):
     _fields_ = [("keys", _PTR), ("values", _PTR), ("slots", _I64), ("capacity", _I64), ("origin", _PTR), ("shared", _PTR)]
 
 
-_DRAW = ("temperature", "uniform", "greedy", "force", "ids", "logprobs", "entropies", "logits")
+_DRAW = ("temperature", "uniform", "greedy", "force", "ids", "logprobs", "entropies", "logits", "stops", "left")
 
 
 class _DrawStruct(ctypes.Structure):
-    _fields_ = [(name, _PTR) for name in _DRAW]
+    _fields_ = [*((name, _PTR) for name in (*_DRAW, "over")), ("steps", _I64), ("stop_count", _I64)]
 
 
 class _Wanted(NamedTuple):
-    """Arrays of a draw, one entry per row."""
+    """Arrays of a draw, one entry per row, contiguous."""
 
     temperature: NDArray[np.float32]
     uniform: NDArray[np.float32]
+    """`[A, N]`, as are ids, logprobs and entropies."""
     greedy: NDArray[np.bool_]
     force: NDArray[np.int64]
     ids: NDArray[np.int64]
@@ -77,10 +78,14 @@ class _Wanted(NamedTuple):
     entropies: NDArray[np.float32]
     logits: NDArray[np.float32] | None
     """`[A, V]`, only when somebody wants them."""
+    stops: NDArray[np.int64]
+    """`[A, n]`."""
+    left: NDArray[np.int64]
 
-    def part(self, at: int) -> _DrawStruct:
-        """Pointers to the rows from `at` on."""
-        return _DrawStruct(*(None if a is None else a.ctypes.data + at * a.strides[0] for a in self))
+    def part(self, at: int, over: NDArray[np.int32]) -> _DrawStruct:
+        """Pointers to the rows from `at` on; `over` tells other parts that a row has ended."""
+        arrays = (None if a is None else a.ctypes.data + at * a.strides[0] for a in self)
+        return _DrawStruct(*arrays, over.ctypes.data, self.uniform.shape[1], self.stops.shape[1])
 
 
 def obstacle(decoder: Decoder) -> str | None:
@@ -106,13 +111,13 @@ class NativeCompute:
         self.decoder = decoder
         self._step, self._pack = library.phronesis_step, library.phronesis_pack
         self._step.argtypes = [_PTR, _PTR, _I64, _PTR, _PTR, _PTR, _PTR, _PTR, _I64]
-        self._step.restype = ctypes.c_int32
+        self._step.restype = _I64
         self._pack.argtypes, self._pack.restype = [_PTR, _I64, _I64, _PTR], None
         self._packed_size, self._scratch_size = library.phronesis_packed, library.phronesis_scratch
         self._packed_size.argtypes, self._packed_size.restype = [_I64, _I64], _I64
         self._scratch_size.argtypes, self._scratch_size.restype = [_PTR, _I64], _I64
-        self._lanes = cast("int", library.phronesis_lanes())
-        self.name = f"native-{self._lanes}"
+        self._group = cast("int", library.phronesis_group())
+        self.name = f"native-{library.phronesis_lanes()}"
         self._forward = Forward(decoder)
         self._held: dict[str, NDArray[np.float32]] = {}
         self._turns: tuple[Tensor, Tensor] | None = None
@@ -128,8 +133,8 @@ class NativeCompute:
         self._load()
 
     def cache(self) -> KVCache:
-        """An empty cache with blocks of as many keys as a vector holds."""
-        return KVCache(self.decoder.config, torch.float32, self.decoder.device, self._lanes)
+        """An empty cache with the blocks of keys that the step wants."""
+        return KVCache(self.decoder.config, torch.float32, self.decoder.device, self._group)
 
     def bind(self) -> None:
         """The decoder's weights changed.
@@ -149,30 +154,35 @@ class NativeCompute:
         self._pieces(cache, pieces, None)
 
     def next(self, cache: KVCache, inputs: Inputs, rows: Rows) -> Drawn:
-        """Enters one token per running slot into the cache and draws what follows it."""
+        """Enters one token per running slot into the cache and draws what follows it, as often as `Compute.next` allows."""
         count, vocab = len(inputs.slots), self.decoder.config.vocab_size
         temperature, greedy, filtered = rows.plain(inputs.slots)
         logits = np.empty((count, vocab), np.float32) if len(filtered) else None
+        uniform = np.ascontiguousarray(inputs.uniform[:, :1] if len(filtered) else inputs.uniform)
+        shape = uniform.shape
         wanted = _Wanted(
-            temperature, inputs.uniform, greedy, inputs.force,
-            np.empty(count, np.int64), np.empty(count, np.float32), np.empty(count, np.float32), logits,
+            temperature, uniform, greedy, inputs.force,
+            np.empty(shape, np.int64), np.empty(shape, np.float32), np.empty(shape, np.float32), logits,
+            rows.stops[inputs.slots], inputs.left,
         )  # fmt: skip
         share = -(-count // min(torch.get_num_threads(), max(1, count // FEWEST_ROWS)))
         cuts = [*range(0, count, share), count]
-        self._run(cache, inputs.tokens, inputs.at, inputs.slots, wanted, cuts)
+        made = self._run(cache, inputs.tokens.copy(), inputs.at.copy(), inputs.slots, wanted, cuts)
         if logits is not None:
             settings = rows.settings_of(inputs.slots[filtered], vocab, self.decoder.device)
-            part = [torch.as_tensor(a[filtered]) for a in (logits, inputs.uniform, inputs.force)]
+            part = [torch.as_tensor(a[filtered]) for a in (logits, uniform[:, 0], inputs.force)]
             drawn = draw(part[0], part[1], settings, part[2])
-            wanted.ids[filtered], wanted.logprobs[filtered], wanted.entropies[filtered] = (t.numpy() for t in drawn)
-        return Drawn(wanted.ids, wanted.logprobs, wanted.entropies)
+            for array, values in zip((wanted.ids, wanted.logprobs, wanted.entropies), drawn, strict=True):
+                array[filtered, 0] = values.numpy()
+        return Drawn(wanted.ids, wanted.logprobs, wanted.entropies, np.repeat(made, np.diff(cuts)))
 
     def score(self, cache: KVCache, pieces: list[Piece], targets: NDArray[np.int64], temperature: float) -> NDArray[np.float32]:
         """`fill`, and the nats of the ids that follow each token `[N]`."""
         count = len(targets)
         wanted = _Wanted(
-            np.full(count, temperature or 1.0, np.float32), np.full(count, 0.5, np.float32), np.zeros(count, np.bool_), targets,
-            np.empty(count, np.int64), np.empty(count, np.float32), np.empty(count, np.float32), None,
+            np.full(count, temperature or 1.0, np.float32), np.full((count, 1), 0.5, np.float32), np.zeros(count, np.bool_),
+            targets, np.empty(count, np.int64), np.empty(count, np.float32), np.empty(count, np.float32), None,
+            np.empty((count, 0), np.int64), np.ones(count, np.int64),
         )  # fmt: skip
         self._pieces(cache, pieces, wanted)
         return wanted.logprobs
@@ -198,43 +208,46 @@ class NativeCompute:
         slots: NDArray[np.int64],
         wanted: _Wanted | None,
         cuts: list[int],
-    ) -> None:
-        """The step over rows, cut into parts that may run at the same time."""
+    ) -> list[int]:
+        """The step over rows, cut into parts that may run at the same time; how many ids each part drew for its rows."""
         with self._turn:
             held = _CacheStruct(
                 cache.keys.data_ptr(), cache.values.data_ptr(), cache.slots, cache.capacity,
                 cache.origin.ctypes.data, cache.shared.ctypes.data,
             )  # fmt: skip
             self._reserve(cache.capacity, len(cuts) - 1)
+            over = np.zeros(1, np.int32)
 
-            def part(n: int) -> None:
+            def part(n: int) -> int:
                 at, end = cuts[n], cuts[n + 1]
-                sought = None if wanted is None else wanted.part(at)
-                short = self._step(
-                    ctypes.byref(self._model),
-                    ctypes.byref(held),
-                    end - at,
-                    tokens.ctypes.data + 8 * at,
-                    positions.ctypes.data + 8 * at,
-                    slots.ctypes.data + 8 * at,
-                    None if sought is None else ctypes.byref(sought),
-                    self._scratch[n].ctypes.data,
-                    self._scratch[n].size,
+                sought = None if wanted is None else wanted.part(at, over)
+                made = cast(
+                    "int",
+                    self._step(
+                        ctypes.byref(self._model),
+                        ctypes.byref(held),
+                        end - at,
+                        tokens.ctypes.data + 8 * at,
+                        positions.ctypes.data + 8 * at,
+                        slots.ctypes.data + 8 * at,
+                        None if sought is None else ctypes.byref(sought),
+                        self._scratch[n].ctypes.data,
+                        self._scratch[n].size,
+                    ),
                 )
-                assert not short, f"part {n} has {self._scratch[n].size} floats of scratch memory, which is too little"
+                assert made >= 0, f"part {n} has {self._scratch[n].size} floats of scratch memory, which is too little"
+                return made
 
             if len(cuts) == 2:
-                part(0)
-                return
+                return [part(0)]
             if self._threads is None:
                 self._threads = ThreadPoolExecutor(max(1, torch.get_num_threads() - 1), "phronesis-step")
             others = [self._threads.submit(part, n) for n in range(1, len(cuts) - 1)]
             try:
-                part(0)
+                first = part(0)
             finally:
                 wait(others)  # whatever happens here, nobody may still write into what the caller frees
-            for other in others:
-                other.result()
+            return [first, *(other.result() for other in others)]
 
     def _reserve(self, capacity: int, parts: int) -> None:
         """Tables of rotations up to the capacity, and memory for each part."""

@@ -5,7 +5,8 @@
    crowd, read from a prompt or sampled.
 
    Weights are packed in panels of NW outputs, [panel][inner][NW], so that a tile of rows x NW outputs stays in registers.
-   Rows are computed in blocks of BLOCK, each through all layers; a block may hold several tokens of one slot, in order.
+   Rows are computed in blocks of at most BLOCK, each through all layers; a block may hold several tokens of one slot, in order.
+   While a row's head attends, the keys and values of the next one are fetched; while a panel is used, the next panel is.
 
    Shapes: R rows, D width, H query heads, J key/value heads, E head size, M inner width, V vocabulary, T token capacity. */
 #include <math.h>
@@ -18,8 +19,9 @@
 #define VL 8
 #endif
 #define NW (2 * VL)
-#define BLOCK 48
+#define BLOCK 64
 #define AHEAD 16 /* inner steps a panel is fetched before it is used */
+#define GROUP (VL / 4) /* keys that lie together, four numbers of each at a time */
 #define CHUNK 64 /* probabilities between two stored partial sums */
 
 typedef float vec __attribute__((vector_size(4 * VL)));
@@ -42,7 +44,7 @@ typedef struct {
   const float *embed, *final_norm, *head, *cos, *sin;
 } Model;
 
-/* Keys [L, S, J, T/VL, E, VL], values [L, S, J, T, E]. The first shared[s] keys of slot s, a multiple of VL, equal those of
+/* Keys [L, S, J, T/GROUP, E/4, GROUP, 4] (or [.., E, GROUP] when 4 does not divide E), values [L, S, J, T, E]. The first shared[s] keys of slot s, a multiple of VL, equal those of
    slot origin[s] bit for bit and are read there: one copy in the processor's cache serves all slots with the same prefix. */
 typedef struct {
   float *keys, *values;
@@ -56,13 +58,18 @@ typedef struct {
   int64_t split;
 } Seen;
 
-/* What is drawn for each row; `logits` may be NULL. */
+/* What is drawn for each row, at most `steps` times: `uniform`, `ids`, `logprobs` and `entropies` are [R, steps], `stops`
+   [R, stop_count], the others [R]. `left` is how many draws end the row; `over` is set when a row has ended, and calls that
+   share it return after the step they are in; `logits` may be NULL. */
 typedef struct {
   const float *temperature, *uniform;
   const uint8_t *greedy;
   const int64_t *force;
   int64_t *ids;
   float *logprobs, *entropies, *logits;
+  const int64_t *stops, *left;
+  int32_t *over;
+  int64_t steps, stop_count;
 } Draw;
 
 static int64_t up(int64_t n, int64_t step) { return (n + step - 1) / step * step; }
@@ -75,19 +82,27 @@ SMALL vec vmax(vec a, vec b) {
   return (vec)(((ivec)a & pick) | ((ivec)b & ~pick));
 }
 
+typedef float quad __attribute__((vector_size(16)));
+
 SMALL float total(vec v) {
-  float s[VL];
-  STORE(s, v);
-  for (int step = VL / 2; step; step /= 2)
-    for (int i = 0; i < step; i++) s[i] += s[i + step];
-  return s[0];
+  union {
+    vec v;
+    quad q[VL / 4];
+  } u = {v};
+#if VL == 16
+  quad s = (u.q[0] + u.q[2]) + (u.q[1] + u.q[3]);
+#else
+  quad s = u.q[0] + u.q[1];
+#endif
+  return (s[0] + s[2]) + (s[1] + s[3]);
 }
 
 SMALL float largest(vec v) {
   float s[VL], best;
   STORE(s, v);
+  for (int step = VL / 2; step; step /= 2)
+    for (int i = 0; i < step; i++) s[i] = s[i] > s[i + step] || s[i] != s[i] ? s[i] : s[i + step];
   best = s[0];
-  for (int i = 1; i < VL; i++) best = s[i] > best || s[i] != s[i] ? s[i] : best;
   return best;
 }
 
@@ -135,10 +150,11 @@ void phronesis_pack(const float *weight, int64_t outputs, int64_t inner, float *
   }
 }
 
-/* ROWS rows times PANELS panels: c = a·b (+ bias) (+ c). */
-#define TILE(ROWS, PANELS)                                                                                          \
-  static void tile_##ROWS##_##PANELS(const float *a, int64_t lda, const float *b, int64_t inner, float *c, int64_t ldc, \
-                                     const float *bias, int add) {                                                  \
+/* ROWS rows times PANELS panels: c = a·b (+ bias) (+ c). Meanwhile one panel fetches a line at `soon` per inner step, `stride`
+   bytes further each time; two panels fetch themselves. */
+#define TILE(NAME, ROWS, PANELS)                                                                                    \
+  static void NAME(const float *a, int64_t lda, const float *b, int64_t inner, float *c, int64_t ldc, const float *bias, int add, \
+                   const char *soon, int64_t stride) {                                                              \
     vec sum[ROWS][2 * PANELS];                                                                                      \
     const float *panel[PANELS];                                                                                     \
     for (int p = 0; p < PANELS; p++) panel[p] = b + p * inner * NW;                                                 \
@@ -148,8 +164,9 @@ void phronesis_pack(const float *weight, int64_t outputs, int64_t inner, float *
       vec w[2 * PANELS];                                                                                            \
       _Pragma("GCC unroll 16") for (int j = 0; j < 2 * PANELS; j++) {                                               \
         w[j] = LOAD(panel[j / 2] + k * NW + j % 2 * VL);                                                            \
-        __builtin_prefetch(panel[j / 2] + (k + AHEAD) * NW + j % 2 * VL);                                           \
+        if (PANELS == 2) __builtin_prefetch(panel[j / 2] + (k + AHEAD) * NW + j % 2 * VL);                          \
       }                                                                                                             \
+      if (PANELS == 1) __builtin_prefetch(soon, 0, 2), soon += stride;                                              \
       _Pragma("GCC unroll 16") for (int r = 0; r < ROWS; r++) {                                                     \
         vec x = fill(a[r * lda + k]);                                                                               \
         _Pragma("GCC unroll 16") for (int j = 0; j < 2 * PANELS; j++) sum[r][j] += x * w[j];                         \
@@ -165,40 +182,43 @@ void phronesis_pack(const float *weight, int64_t outputs, int64_t inner, float *
       }                                                                                                             \
   }
 
-TILE(1, 1) TILE(2, 1) TILE(3, 1) TILE(4, 1) TILE(5, 1) TILE(6, 1)
-TILE(1, 2) TILE(2, 2) TILE(3, 2)
+#define SINGLE(ROWS) TILE(single_##ROWS, ROWS, 1)
+#define PAIR(ROWS) TILE(paired_##ROWS, ROWS, 2)
+SINGLE(1) SINGLE(2) SINGLE(3) SINGLE(4) SINGLE(5) SINGLE(6) PAIR(1) PAIR(2) PAIR(3)
 #if VL == 16
-TILE(4, 2) TILE(5, 2) TILE(6, 2)
-TILE(7, 1) TILE(8, 1) TILE(9, 1) TILE(10, 1) TILE(11, 1) TILE(12, 1)
+SINGLE(7) SINGLE(8) SINGLE(9) SINGLE(10) SINGLE(11) SINGLE(12) PAIR(4) PAIR(5) PAIR(6)
 #endif
 
-typedef void (*Tile)(const float *, int64_t, const float *, int64_t, float *, int64_t, const float *, int);
+typedef void (*Tile)(const float *, int64_t, const float *, int64_t, float *, int64_t, const float *, int, const char *, int64_t);
 
 #if VL == 16
 #define TALL 12
 #define PAIRED 6
-static const Tile single[] = {tile_1_1, tile_2_1, tile_3_1, tile_4_1,  tile_5_1,  tile_6_1,
-                              tile_7_1, tile_8_1, tile_9_1, tile_10_1, tile_11_1, tile_12_1};
-static const Tile paired[] = {tile_1_2, tile_2_2, tile_3_2, tile_4_2, tile_5_2, tile_6_2};
+static const Tile single[] = {single_1, single_2, single_3, single_4,  single_5,  single_6,
+                              single_7, single_8, single_9, single_10, single_11, single_12};
+static const Tile paired[] = {paired_1, paired_2, paired_3, paired_4, paired_5, paired_6};
 #else
 #define TALL 6
 #define PAIRED 3
-static const Tile single[] = {tile_1_1, tile_2_1, tile_3_1, tile_4_1, tile_5_1, tile_6_1};
-static const Tile paired[] = {tile_1_2, tile_2_2, tile_3_2};
+static const Tile single[] = {single_1, single_2, single_3, single_4, single_5, single_6};
+static const Tile paired[] = {paired_1, paired_2, paired_3};
 #endif
 
 /* c[R, N] = a[R, K] · weightᵀ (+ bias) (+ c); ldc is at least N rounded up to NW, and so is the bias. */
 static void product(int64_t rows, int64_t inner, int64_t outputs, const float *a, int64_t lda, const float *packed, float *c,
                     int64_t ldc, const float *bias, int add) {
-  int64_t n = 0;
+  int64_t n = 0, parts = (rows + TALL - 1) / TALL, height = (rows + parts - 1) / parts;
+  int64_t stride = sizeof(float) * NW / parts; /* the next panel in equal parts, or this one a little ahead */
   if (rows <= PAIRED)
     for (; n + 2 * NW <= up(outputs, NW); n += 2 * NW)
-      paired[rows - 1](a, lda, packed + n * inner, inner, c + n, ldc, bias ? bias + n : 0, add);
-  for (; n < outputs; n += NW)
-    for (int64_t r = 0; r < rows; r += TALL) {
-      int64_t here = rows - r < TALL ? rows - r : TALL;
-      single[here - 1](a + r * lda, lda, packed + n * inner, inner, c + r * ldc + n, ldc, bias ? bias + n : 0, add);
-    }
+      paired[rows - 1](a, lda, packed + n * inner, inner, c + n, ldc, bias ? bias + n : 0, add, 0, 0);
+  for (; n < outputs; n += NW) {
+    const float *panel = packed + n * inner;
+    const char *soon = (const char *)(panel + (parts == 1 ? AHEAD : inner) * NW);
+    for (int64_t r = 0; r < rows; r += height, soon += stride * inner)
+      single[(rows - r < height ? rows - r : height) - 1](a + r * lda, lda, panel, inner, c + r * ldc + n, ldc, bias ? bias + n : 0,
+                                                          add, soon, stride);
+  }
 }
 
 /* ---- pieces of a layer ---- */
@@ -216,11 +236,16 @@ SMALL void norm(const float *x, const float *weight, int64_t n, float eps, float
 }
 
 /* Rotary embedding in the half layout; `sine` carries the sign: minus on the first half. */
-SMALL void turn(const float *x, const float *cosine, const float *sine, int64_t n, float *out, int64_t stride) {
-  int64_t half = n / 2;
-  for (int64_t i = 0; i < half; i++) {
-    out[i * stride] = x[i] * cosine[i] + x[i + half] * sine[i];
-    out[(i + half) * stride] = x[i + half] * cosine[i + half] + x[i] * sine[i + half];
+SMALL void turn(const float *restrict x, const float *restrict cosine, const float *restrict sine, int64_t n, float *restrict out) {
+  int64_t half = n / 2, i = 0;
+  for (; i + VL <= half; i += VL) {
+    vec low = LOAD(x + i), high = LOAD(x + i + half);
+    STORE(out + i, low * LOAD(cosine + i) + high * LOAD(sine + i));
+    STORE(out + i + half, high * LOAD(cosine + i + half) + low * LOAD(sine + i + half));
+  }
+  for (; i < half; i++) {
+    out[i] = x[i] * cosine[i] + x[i + half] * sine[i];
+    out[i + half] = x[i + half] * cosine[i + half] + x[i] * sine[i + half];
   }
 }
 
@@ -238,21 +263,65 @@ SMALL void gated(float *gate, const float *up_, int64_t n) {
   }
 }
 
-#define SCORES(VECS)                                                                                     \
-  for (; t + VECS * VL <= end; t += VECS * VL) {                                                         \
-    vec s[VECS];                                                                                         \
+/* Every other lane of a and then of b, from the first or the second on. */
+#if defined(__clang__) || __GNUC__ >= 12
+#if VL == 16
+#define EVERY(a, b, F) __builtin_shufflevector(a, b, F, F + 2, F + 4, F + 6, F + 8, F + 10, F + 12, F + 14, F + 16, F + 18, F + 20, \
+                                               F + 22, F + 24, F + 26, F + 28, F + 30)
+#else
+#define EVERY(a, b, F) __builtin_shufflevector(a, b, F, F + 2, F + 4, F + 6, F + 8, F + 10, F + 12, F + 14)
+#endif
+#else
+#if VL == 16
+#define EVERY(a, b, F) __builtin_shuffle(a, b, (ivec){F, F + 2, F + 4, F + 6, F + 8, F + 10, F + 12, F + 14, F + 16, F + 18, F + 20, \
+                                                      F + 22, F + 24, F + 26, F + 28, F + 30})
+#else
+#define EVERY(a, b, F) __builtin_shuffle(a, b, (ivec){F, F + 2, F + 4, F + 6, F + 8, F + 10, F + 12, F + 14})
+#endif
+#endif
+
+SMALL vec pairs(vec a, vec b) { return EVERY(a, b, 0) + EVERY(a, b, 1); }
+
+/* Scores of GROUPS groups of keys from `t` on; `spread` holds the query four numbers at a time, each four GROUP times. */
+#define SCORES(GROUPS)                                                                                   \
+  {                                                                                                      \
+    vec s[8];                                                                                            \
     const float *k = keys + t * size;                                                                    \
-    _Pragma("GCC unroll 8") for (int j = 0; j < VECS; j++) s[j] = fill(0);                                \
-    for (int64_t e = 0; e < size; e++) {                                                                 \
-      vec x = fill(q[e]);                                                                                \
-      _Pragma("GCC unroll 8") for (int j = 0; j < VECS; j++) s[j] += x * LOAD(k + (j * size + e) * VL);   \
+    _Pragma("GCC unroll 8") for (int j = 0; j < 8; j++) s[j] = fill(0);                                   \
+    for (int64_t e = 0; e < size / 4; e++) {                                                             \
+      vec x = LOAD(spread + e * VL);                                                                     \
+      _Pragma("GCC unroll 8") for (int j = 0; j < GROUPS; j++) {                                          \
+        s[j] += x * LOAD(k + j * size * GROUP + e * VL);                                                 \
+        __builtin_prefetch(k + j * size * GROUP + e * VL + next, 0, 2);                                  \
+      }                                                                                                  \
     }                                                                                                    \
-    _Pragma("GCC unroll 8") for (int j = 0; j < VECS; j++) STORE(weights + t + j * VL, s[j]);             \
+    STORE(weights + t, pairs(pairs(s[0], s[1]), pairs(s[2], s[3])));                                     \
+    if (GROUPS > 4) STORE(weights + t + VL, pairs(pairs(s[4], s[5]), pairs(s[6], s[7])));                \
   }
 
-/* Scores of the keys from `t` to `end`, both multiples of VL. */
-static void scores(const float *q, const float *keys, int64_t t, int64_t end, int64_t size, float *weights) {
-  SCORES(8) SCORES(4) SCORES(2) SCORES(1)
+/* Scores of the keys from `t` to `end`, both multiples of GROUP; what lies `next` numbers further is fetched.
+   Up to 2 * VL numbers after `end` may be written. */
+static void scores(const float *q, const float *spread, const float *keys, int64_t t, int64_t end, int64_t size, float *weights,
+                   int64_t next) {
+  if (size % 4) {
+    for (; t < end; t++) {
+      const float *k = keys + t / GROUP * GROUP * size + t % GROUP;
+      float s = 0;
+      for (int64_t e = 0; e < size; e++) s += q[e] * k[e * GROUP];
+      weights[t] = s;
+    }
+    return;
+  }
+  for (; t + 8 * GROUP <= end; t += 8 * GROUP) SCORES(8)
+  switch ((end - t) / GROUP) {
+    case 7: SCORES(7) break;
+    case 6: SCORES(6) break;
+    case 5: SCORES(5) break;
+    case 4: SCORES(4) break;
+    case 3: SCORES(3) break;
+    case 2: SCORES(2) break;
+    case 1: SCORES(1) break;
+  }
 }
 
 /* Sum over keys of weight * value for a head of VECS * VL numbers, in WAYS interleaved sums; WAYS divides VL. */
@@ -264,11 +333,14 @@ static void scores(const float *q, const float *keys, int64_t t, int64_t end, in
     int64_t t = 0;                                                                                                      \
     for (int part = 0; part < 2; part++) {                                                                              \
       const float *values = seen->values[part];                                                                         \
+      const int64_t ahead = next->values[part] - values;                                                                \
       int64_t end = part ? count : seen->split;                                                                         \
       for (; t + WAYS <= end; t += WAYS)                                                                                \
         _Pragma("GCC unroll 8") for (int w = 0; w < WAYS; w++)                                                           \
-          _Pragma("GCC unroll 8") for (int j = 0; j < VECS; j++)                                                         \
+          _Pragma("GCC unroll 8") for (int j = 0; j < VECS; j++) {                                                       \
             s[w][j] += fill(weights[t + w]) * LOAD(values + (t + w) * size + j * VL);                                    \
+            __builtin_prefetch(values + (t + w) * size + j * VL + ahead, 0, 2);                                          \
+          }                                                                                                             \
       for (; t < end; t++)                                                                                              \
         _Pragma("GCC unroll 8") for (int j = 0; j < VECS; j++)                                                           \
           s[0][j] += fill(weights[t]) * LOAD(values + t * size + j * VL);                                                \
@@ -280,11 +352,15 @@ static void scores(const float *q, const float *keys, int64_t t, int64_t end, in
     }                                                                                                                   \
   }
 
-/* One query over `count` keys; `weights` has room for count rounded up to VL. */
-static void attend(const float *q, const Seen *seen, int64_t count, int64_t size, float *weights, float *out) {
+/* One query over `count` keys; `weights` has room for the scores, and before them
+   for the query GROUP times. What `next` sees is fetched meanwhile. */
+static void attend(const float *q, const Seen *seen, const Seen *next, int64_t count, int64_t size, float *weights, float *out) {
   int64_t padded = up(count, VL), t;
-  scores(q, seen->keys[0], 0, seen->split, size, weights);
-  scores(q, seen->keys[1], seen->split, padded, size, weights);
+  float *spread = weights - up(size * GROUP, VL);
+  for (int64_t e = 0; e < size / 4; e++)
+    for (int64_t i = 0; i < GROUP; i++) memcpy(spread + e * VL + i * 4, q + 4 * e, 4 * sizeof(float));
+  scores(q, spread, seen->keys[0], 0, seen->split, size, weights, next->keys[0] - seen->keys[0]);
+  scores(q, spread, seen->keys[1], seen->split, up(count, GROUP), size, weights, next->keys[1] - seen->keys[1]);
   STORE(weights + padded - VL, keep(LOAD(weights + padded - VL), count - (padded - VL), -INFINITY));
   vec top = LOAD(weights);
   for (t = VL; t < padded; t += VL) top = vmax(top, LOAD(weights + t));
@@ -371,7 +447,7 @@ static Sizes sizes_of(const Model *m, int64_t capacity) {
                  .qkv = BLOCK * up(outputs, NW),
                  .mixed = BLOCK * up(m->heads * m->head_dim, NW),
                  .inner = BLOCK * up(2 * m->mlp, NW),
-                 .weights = up(capacity > m->vocab ? capacity : m->vocab, NW) + m->head_dim + NW,
+                 .weights = up(capacity > m->vocab ? capacity : m->vocab, NW) + 2 * NW + up(m->head_dim * GROUP, VL),
                  .logits = BLOCK * up(m->vocab, NW),
                  .sums = 2 * (up(m->vocab, NW) / CHUNK + 2)};
 }
@@ -384,24 +460,30 @@ int64_t phronesis_scratch(const Model *m, int64_t capacity) {
 
 int64_t phronesis_lanes(void) { return VL; }
 
-/* Changes whenever a structure or an argument does; build.py expects the same number. */
-int64_t phronesis_interface(void) { return 3; }
+/* Keys that lie together in the cache. */
+int64_t phronesis_group(void) { return GROUP; }
 
+/* Changes whenever a structure or an argument does; build.py expects the same number. */
+int64_t phronesis_interface(void) { return 4; }
+
+/* Rows that go through the layers together, and the scratch memory they use. */
 typedef struct {
+  int64_t rows;
+  const int64_t *positions, *slots;
   float *x, *h, *qkv, *mixed, *inner, *weights, *logits;
   double *sums;
   int64_t ldx, ldq, ldm, ldi, ldv;
-} Room;
+} Block;
 
-static void layer(const Model *m, const Cache *cache, int64_t n, int64_t rows, const int64_t *positions, const int64_t *slots,
-                  Room *s, int keys_only) {
+/* Queries, keys and values of a layer; the last two go to the cache. */
+static void project(const Model *m, const Cache *cache, int64_t n, const Block *s) {
   const Layer *w = m->layer + n;
-  const int64_t E = m->head_dim, J = m->kv_heads, H = m->heads, T = cache->capacity, groups = H / J;
-  for (int64_t r = 0; r < rows; r++) norm(s->x + r * s->ldx, w->attn_norm, m->width, m->eps, s->h + r * s->ldx);
-  product(rows, m->width, (H + 2 * J) * E, s->h, s->ldx, w->qkv, s->qkv, s->ldq, w->qkv_bias, 0);
-  for (int64_t r = 0; r < rows; r++) {
-    const float *cosine = m->cos + positions[r] * E, *sine = m->sin + positions[r] * E;
-    int64_t line = (n * cache->slots + slots[r]) * J;
+  const int64_t E = m->head_dim, J = m->kv_heads, H = m->heads, T = cache->capacity;
+  for (int64_t r = 0; r < s->rows; r++) norm(s->x + r * s->ldx, w->attn_norm, m->width, m->eps, s->h + r * s->ldx);
+  product(s->rows, m->width, (H + 2 * J) * E, s->h, s->ldx, w->qkv, s->qkv, s->ldq, w->qkv_bias, 0);
+  for (int64_t r = 0; r < s->rows; r++) {
+    int64_t at = s->positions[r], line = (n * cache->slots + s->slots[r]) * J;
+    const float *cosine = m->cos + at * E, *sine = m->sin + at * E;
     float *row = s->qkv + r * s->ldq, *one = s->weights;
     for (int64_t h = 0; h < H + J; h++) {
       const float *scale = w->qk_scale + h * E;
@@ -409,52 +491,102 @@ static void layer(const Model *m, const Cache *cache, int64_t n, int64_t rows, c
         norm(row + h * E, scale, E, m->eps, one);
       else
         for (int64_t e = 0; e < E; e++) one[e] = row[h * E + e] * scale[e];
-      if (h < H)
-        turn(one, cosine, sine, E, row + h * E, 1);
+      turn(one, cosine, sine, E, row + h * E);
+    }
+    for (int64_t j = 0; j < J; j++) {
+      float *keys = cache->keys + (line + j) * E * T + at / GROUP * GROUP * E, *key = row + (H + j) * E;
+      if (E % 4)
+        for (int64_t e = 0; e < E; e++) keys[at % GROUP + e * GROUP] = key[e];
       else
-        turn(one, cosine, sine, E, cache->keys + (line + h - H) * E * T + positions[r] / VL * VL * E + positions[r] % VL, VL);
-    }
-    for (int64_t j = 0; j < J; j++)
-      memcpy(cache->values + ((line + j) * T + positions[r]) * E, row + (H + J + j) * E, sizeof(float) * E);
-  }
-  if (keys_only) return;
-  for (int64_t r = 0; r < rows; r++) {
-    int64_t slot = slots[r], place = positions[r] / VL * VL; /* what is written in this pass lies in the slot itself */
-    int64_t split = cache->shared[slot] < place ? cache->shared[slot] : place;
-    for (int64_t h = 0; h < H; h++) {
-      int64_t far = ((n * cache->slots + cache->origin[slot]) * J + h / groups) * E * T;
-      int64_t own = ((n * cache->slots + slot) * J + h / groups) * E * T;
-      Seen seen = {{cache->keys + far, cache->keys + own}, {cache->values + far, cache->values + own}, split};
-      attend(s->qkv + r * s->ldq + h * E, &seen, positions[r] + 1, E, s->weights, s->mixed + r * s->ldm + h * E);
+        for (int64_t e = 0; e < E; e += 4) memcpy(keys + at % GROUP * 4 + e * GROUP, key + e, 4 * sizeof(float));
+      memcpy(cache->values + ((line + j) * T + at) * E, row + (H + J + j) * E, sizeof(float) * E);
     }
   }
-  product(rows, H * E, m->width, s->mixed, s->ldm, w->o, s->x, s->ldx, w->o_bias, 1);
-  for (int64_t r = 0; r < rows; r++) norm(s->x + r * s->ldx, w->mlp_norm, m->width, m->eps, s->h + r * s->ldx);
-  product(rows, m->width, 2 * m->mlp, s->h, s->ldx, w->gate_up, s->inner, s->ldi, w->gate_up_bias, 0);
-  for (int64_t r = 0; r < rows; r++) gated(s->inner + r * s->ldi, s->inner + r * s->ldi + m->mlp, m->mlp);
-  product(rows, m->mlp, m->width, s->inner, s->ldi, w->down, s->x, s->ldx, w->down_bias, 1);
 }
 
-static void head(const Model *m, int64_t rows, int64_t first, const Draw *d, Room *s) {
-  for (int64_t r = 0; r < rows; r++) norm(s->x + r * s->ldx, m->final_norm, m->width, m->eps, s->h + r * s->ldx);
-  product(rows, m->width, m->vocab, s->h, s->ldx, m->head, s->logits, s->ldv, 0, 0);
-  for (int64_t r = 0; r < rows; r++) {
-    int64_t i = first + r;
+/* What the queries of a row that share key/value head j look at, in layer n. */
+SMALL Seen seen_by(const Model *m, const Cache *cache, int64_t n, const Block *s, int64_t r, int64_t j) {
+  int64_t J = m->kv_heads, size = m->head_dim * cache->capacity, slot = s->slots[r];
+  int64_t place = s->positions[r] / VL * VL; /* what is written in this pass lies in the slot itself */
+  int64_t split = cache->shared[slot] / VL * VL;
+  int64_t far = ((n * cache->slots + cache->origin[slot]) * J + j) * size;
+  int64_t own = ((n * cache->slots + slot) * J + j) * size;
+  return (Seen){{cache->keys + far, cache->keys + own}, {cache->values + far, cache->values + own}, split < place ? split : place};
+}
+
+static void attention(const Model *m, const Cache *cache, int64_t n, const Block *s) {
+  const int64_t E = m->head_dim, J = m->kv_heads, groups = m->heads / J, units = s->rows * J;
+  Seen next = seen_by(m, cache, n, s, 0, 0);
+  for (int64_t unit = 0; unit < units; unit++) {
+    int64_t r = unit / J, j = unit % J;
+    Seen seen = next;
+    if (unit + 1 < units) next = seen_by(m, cache, n, s, (unit + 1) / J, (unit + 1) % J);
+    for (int64_t h = j * groups; h < (j + 1) * groups; h++)
+      attend(s->qkv + r * s->ldq + h * E, &seen, &next, s->positions[r] + 1, E, s->weights, s->mixed + r * s->ldm + h * E);
+  }
+}
+
+/* The rest of a layer after attention. */
+static void finish(const Model *m, int64_t n, const Block *s) {
+  const Layer *w = m->layer + n;
+  product(s->rows, m->heads * m->head_dim, m->width, s->mixed, s->ldm, w->o, s->x, s->ldx, w->o_bias, 1);
+  for (int64_t r = 0; r < s->rows; r++) norm(s->x + r * s->ldx, w->mlp_norm, m->width, m->eps, s->h + r * s->ldx);
+  product(s->rows, m->width, 2 * m->mlp, s->h, s->ldx, w->gate_up, s->inner, s->ldi, w->gate_up_bias, 0);
+  for (int64_t r = 0; r < s->rows; r++) gated(s->inner + r * s->ldi, s->inner + r * s->ldi + m->mlp, m->mlp);
+  product(s->rows, m->mlp, m->width, s->inner, s->ldi, w->down, s->x, s->ldx, w->down_bias, 1);
+}
+
+static void head(const Model *m, int64_t first, const Draw *d, int64_t step, const Block *s) {
+  for (int64_t r = 0; r < s->rows; r++) norm(s->x + r * s->ldx, m->final_norm, m->width, m->eps, s->h + r * s->ldx);
+  product(s->rows, m->width, m->vocab, s->h, s->ldx, m->head, s->logits, s->ldv, 0, 0);
+  for (int64_t r = 0; r < s->rows; r++) {
+    int64_t i = first + r, at = i * d->steps + step;
     float *x = s->logits + r * s->ldv;
     if (d->logits) memcpy(d->logits + i * m->vocab, x, sizeof(float) * m->vocab);
-    draw(x, m->vocab, d->temperature[i], d->uniform[i], d->greedy[i], d->force[i], s->weights, s->sums, d->ids + i, d->logprobs + i,
-         d->entropies + i);
+    draw(x, m->vocab, d->temperature[i], d->uniform[at], d->greedy[i], d->force[i], s->weights, s->sums, d->ids + at,
+         d->logprobs + at, d->entropies + at);
   }
+}
+
+/* One pass over `count` rows. */
+static void pass(const Model *m, const Cache *cache, int64_t count, const int64_t *tokens, const int64_t *positions,
+                 const int64_t *slots, const Draw *d, int64_t step, Block *s) {
+  int64_t blocks = (count + BLOCK - 1) / BLOCK, share = blocks ? (count + blocks - 1) / blocks : 0;
+  for (int64_t first = 0; first < count; first += share) {
+    s->rows = count - first < share ? count - first : share;
+    s->positions = positions + first, s->slots = slots + first;
+    for (int64_t r = 0; r < s->rows; r++) {
+      memcpy(s->x + r * s->ldx, m->embed + tokens[first + r] * m->width, sizeof(float) * m->width);
+      memset(s->x + r * s->ldx + m->width, 0, sizeof(float) * (s->ldx - m->width));
+    }
+    for (int64_t n = 0; n < m->layers; n++) {
+      project(m, cache, n, s);
+      if (!d && n == m->layers - 1) break;
+      attention(m, cache, n, s);
+      finish(m, n, s);
+    }
+    if (d) head(m, first, d, step, s);
+  }
+}
+
+/* Whether a row ends with the id just drawn, its `made`-th. */
+static int ends(const Draw *d, int64_t row, int64_t id, int64_t made) {
+  if (made >= d->left[row]) return 1;
+  for (int64_t i = 0; i < d->stop_count; i++)
+    if (d->stops[row * d->stop_count + i] == id) return 1;
+  return 0;
 }
 
 /* Computes R tokens and writes their keys and values; several tokens of a slot come in order of position.
-   With `d` also draws what follows each of them; without, the last layer stops at its keys and values.
-   Returns 0, or 1 when the scratch memory of `room` floats is too small and nothing was done. */
-int32_t phronesis_step(const Model *m, const Cache *cache, int64_t count, const int64_t *tokens, const int64_t *positions,
+   With `d` also draws what follows each of them, up to d->steps times, each time continuing with what was drawn (one token a
+   slot then; `tokens` and `positions` go along), until a row of any call with the same d->over ends; without, the last layer stops at its keys and values.
+   Returns how many times it drew (0 without `d`), or -1 when the scratch memory of `room` floats is too small and nothing was
+   done. */
+int64_t phronesis_step(const Model *m, const Cache *cache, int64_t count, int64_t *tokens, int64_t *positions,
                        const int64_t *slots, const Draw *d, float *scratch, int64_t room) {
-  if (room < phronesis_scratch(m, cache->capacity)) return 1;
+  if (room < phronesis_scratch(m, cache->capacity)) return -1;
   Sizes z = sizes_of(m, cache->capacity);
-  Room s;
+  Block s;
   float *at = (float *)(((uintptr_t)scratch + 63) & ~(uintptr_t)63);
   s.sums = (double *)at, at += up(z.sums, VL);
   s.x = at, at += z.x;
@@ -462,18 +594,17 @@ int32_t phronesis_step(const Model *m, const Cache *cache, int64_t count, const 
   s.qkv = at, at += z.qkv;
   s.mixed = at, at += z.mixed;
   s.inner = at, at += z.inner;
-  s.weights = at, at += up(z.weights, VL);
+  s.weights = at + up(m->head_dim * GROUP, VL), at += up(z.weights, VL);
   s.logits = at;
   s.ldx = z.x / BLOCK, s.ldq = z.qkv / BLOCK, s.ldm = z.mixed / BLOCK, s.ldi = z.inner / BLOCK, s.ldv = z.logits / BLOCK;
-  for (int64_t first = 0; first < count; first += BLOCK) {
-    int64_t rows = count - first < BLOCK ? count - first : BLOCK;
-    for (int64_t r = 0; r < rows; r++) {
-      memcpy(s.x + r * s.ldx, m->embed + tokens[first + r] * m->width, sizeof(float) * m->width);
-      memset(s.x + r * s.ldx + m->width, 0, sizeof(float) * (s.ldx - m->width));
+  int64_t made = 0;
+  do {
+    pass(m, cache, count, tokens, positions, slots, d, made, &s);
+    if (!d || ++made == d->steps) break;
+    for (int64_t i = 0; i < count; i++) {
+      tokens[i] = d->ids[i * d->steps + made - 1], positions[i]++;
+      if (ends(d, i, tokens[i], made)) __atomic_store_n(d->over, 1, __ATOMIC_RELAXED);
     }
-    for (int64_t n = 0; n < m->layers; n++)
-      layer(m, cache, n, rows, positions + first, slots + first, &s, !d && n == m->layers - 1);
-    if (d) head(m, rows, first, d, &s);
-  }
-  return 0;
+  } while (!__atomic_load_n(d->over, __ATOMIC_RELAXED));
+  return made;
 }
