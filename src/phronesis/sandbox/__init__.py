@@ -1,6 +1,7 @@
 """Isolation of what a policy runs: one interface, several ways of isolating, each saying what it gives."""
 
 from phronesis.sandbox.box import Box, Child, Entry
+from phronesis.sandbox.channel import Refused
 from phronesis.sandbox.interpreter import Interpreter, Said
 from phronesis.sandbox.ladder import Found, Sandbox, examine, start, survey
 from phronesis.sandbox.pool import Pool
@@ -18,6 +19,7 @@ __all__ = [
     "Output",
     "Pool",
     "Ran",
+    "Refused",
     "Said",
     "Sandbox",
     "Tier",

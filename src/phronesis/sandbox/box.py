@@ -35,6 +35,7 @@ class Entry(NamedTuple):
     size: int
     kind: str
     """file, folder, link or other."""
+    executable: bool
 
 
 class Child:
@@ -249,7 +250,7 @@ class Box:
             SandboxFault: there is no such folder.
         """
         told, _ = await self.channel.ask("list", path=self._inside(path), most=most)
-        return [Entry(name, size, _kind(mode)) for name, mode, size in told["entries"]]
+        return [Entry(name, size, _kind(mode), bool(mode & 0o111)) for name, mode, size in told["entries"]]
 
     async def end(self, child: Child) -> None:
         """Kills a command that is talked to."""

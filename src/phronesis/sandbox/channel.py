@@ -16,6 +16,14 @@ Answer = tuple[dict[str, Any], list[int]]
 """What was said, and the descriptors that came with it."""
 
 
+class Refused(SandboxFault):
+    """The box is well; what was asked cannot be done: there is no such file, or no room."""
+
+    def __init__(self, text: str, errno: int | None = None):
+        super().__init__(text)
+        self.errno = errno
+
+
 class Channel:
     """Questions by number; each has one answer, which may carry a descriptor."""
 
@@ -87,6 +95,6 @@ class Channel:
                 with contextlib.suppress(OSError):
                     os.close(descriptor)
         elif "failed" in told:
-            answer.set_exception(SandboxFault(f"box {self.name}: {told['text']}"))
+            answer.set_exception(Refused(f"box {self.name}: {told['text']}", told.get("errno")))
         else:
             answer.set_result((told, descriptors))
