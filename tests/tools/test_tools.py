@@ -121,7 +121,7 @@ def test_files_are_listed_read_written_and_edited():
     async def play(box: Box):
         tools = {t.spec.name: t for t in FileTools(box).tools()}
         said = [await tools["write_file"].call({"path": "src/a.py", "content": "x = 1\ny = 2\n"})]
-        said.append(await tools["edit_file"].call({"path": "/work/src/a.py", "old": "y = 2", "new": "y = 3"}))
+        said.append(await tools["edit_file"].call({"path": f"{box.work}/src/a.py", "old": "y = 2", "new": "y = 3"}))
         said.append(await tools["read_file"].call({"path": "src/a.py", "line": 2}))
         said.append(await tools["list_files"].call({}))
         await tools["write_file"].call({"path": "long", "content": "line\n" * 450})
