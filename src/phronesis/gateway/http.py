@@ -14,7 +14,7 @@ from starlette.responses import Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
 from phronesis.chat.wire.sse import ServerEvent, encode
-from phronesis.errors import PolicyFault, UserError, one_line
+from phronesis.errors import PolicyFault, UserError, WireError, one_line
 from phronesis.gateway.errors import GatewayError, bad_request
 
 log = logging.getLogger(__name__)
@@ -95,7 +95,7 @@ def as_refusal(error: Exception) -> GatewayError:
     """Any error as one that a client may be told. What is not foreseen is logged, and told without details."""
     if isinstance(error, GatewayError):
         return error
-    if isinstance(error, UserError):  # WireError, ConfigError, TemplateError: the request asks for something impossible
+    if isinstance(error, WireError | UserError):  # ConfigError, TemplateError: the request asks for something impossible
         return bad_request(str(error))
     if isinstance(error, PolicyFault):
         return GatewayError(503, "policy_fault", f"the policy failed: {error}", 1.0)

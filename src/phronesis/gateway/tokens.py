@@ -121,7 +121,9 @@ def read(given: dict[str, Any]) -> TokenSampling:
     for name, value in given.items():
         if name not in UNDERSTOOD | IDLE and value is not None and NEUTRAL.get(name) != value:
             raise bad_request(f"sampling_params.{name} = {value!r} is not supported; leave it out")
-    sampling = msgspec.convert({k: v for k, v in given.items() if k in UNDERSTOOD and v is not None}, TokenSampling)
+    sampling = msgspec.convert(
+        {k: v for k, v in given.items() if k in UNDERSTOOD and (v is not None or k == "logprobs")}, TokenSampling
+    )
     if sampling.n != 1:
         raise bad_request(f"sampling_params.n must be 1 on this route, got {sampling.n!r}")
     return sampling
