@@ -94,12 +94,12 @@ class GenericCompute:
         for slot, token, at in zip(slots, inputs.tokens, inputs.at, strict=True):
             logits[int(slot)] = self._enter(_rows(cache)[int(slot)], int(at), [int(token)], wanted=1)[0]
         uniform, force = np.full(count, 0.5, np.float32), np.full(count, -1, np.int64)
-        uniform[slots], force[slots] = inputs.uniform, inputs.force
+        uniform[slots], force[slots] = inputs.uniform[:, 0], inputs.force
         settings = rows.settings(count, self.decoder.vocab_size, device)
         forced = torch.as_tensor(force, device=device) if (inputs.force >= 0).any() else None
         drawn = draw(logits, torch.as_tensor(uniform, device=device), settings, forced)
-        ids, logprobs, entropies = (t.cpu().numpy()[slots] for t in drawn)
-        return Drawn(ids, logprobs, entropies)
+        ids, logprobs, entropies = (t.cpu().numpy()[slots, None] for t in drawn)
+        return Drawn(ids, logprobs, entropies, np.ones(len(slots), np.int64))
 
     def score(self, cache: KVCache, pieces: list[Piece], targets: NDArray[np.int64], temperature: float) -> NDArray[np.float32]:
         """`fill`, and the nats of the ids that follow each token `[N]`."""

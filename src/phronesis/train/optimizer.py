@@ -16,7 +16,7 @@ from torch.optim import AdamW, Optimizer
 
 from phronesis.errors import ConfigError
 
-NOT_HIDDEN = ("embed", "head")
+NOT_HIDDEN = ("embed", "head", "wte", "wpe")
 """Matrices whose name contains one of these map from or to tokens; Muon leaves them to AdamW."""
 
 
