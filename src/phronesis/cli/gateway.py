@@ -108,7 +108,7 @@ async def serve(
     seat = player.seat
     limits = config.limits
     if limits.context is None:
-        limits = replace(limits, context=seat.decoder.config.max_positions)
+        limits = replace(limits, context=seat.decoder.max_positions)
     book = Book(
         seat.engine,
         seat.chat,
