@@ -45,6 +45,12 @@ def _refuse(report: pytest.TestReport | pytest.CollectReport) -> None:
         )
 
 
+def pytest_report_header(config: pytest.Config) -> str | None:
+    """Says what a parallel run leaves out."""
+    parallel = config.getoption("numprocesses", None)
+    return "tests/engine_vllm is left out: it needs the machine for itself (pytest tests/engine_vllm)" if parallel else None
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
     """Runs a test that is a coroutine in an event loop of its own."""

@@ -38,6 +38,8 @@ class VLLMConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     weights: str | None = None
     """Folder that this process writes weights to and the servers read them from; None uses memory-backed temporary space,
     which only servers on this machine see."""
+    reload: str = "reload_weights"
+    """Method of an attached server's workers that reads weights; started servers have their own."""
     probe_nats: float = 1.0
     """Nats: after an update a server scores a few ids; one that is further off than this does not have the weights."""
     update_seconds: float = 300.0

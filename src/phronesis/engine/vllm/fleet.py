@@ -62,6 +62,11 @@ class Fleet:
         return bool(self.servers)
 
     @property
+    def launched(self) -> list[Launched]:
+        """Servers started here."""
+        return list(self._launched.values())
+
+    @property
     def ready(self) -> list[Server]:
         """Servers that answer and have the newest weights."""
         return [s for s in self.servers if self._fit(s)]
@@ -84,7 +89,7 @@ class Fleet:
         if self.opened:
             return
         for url in self.config.urls:
-            self.servers.append(self._server(url, VLLMControl()))
+            self.servers.append(self._server(url, VLLMControl(self.config.reload)))
         for index in range(self.config.servers):
             if model is None:
                 raise ConfigError("started vLLM servers need a model; attach to servers by urls instead")

@@ -64,6 +64,11 @@ class Launched:
             )
 
     @property
+    def pid(self) -> int:
+        """Process that guards the server; the server is its child."""
+        return self._process.pid
+
+    @property
     def running(self) -> bool:
         """Whether it still runs."""
         return self._process.poll() is None
