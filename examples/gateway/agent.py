@@ -22,8 +22,12 @@ TOOL = {
     "type": "function",
     "function": {
         "name": "look_up",
-        "description": "What the list says about an item.",
-        "parameters": {"type": "object", "properties": {"item": {"type": "string"}}, "required": ["item"]},
+        "description": "One fact about an item.",
+        "parameters": {
+            "type": "object",
+            "properties": {"fact": {"type": "string"}, "item": {"type": "string"}},
+            "required": ["fact", "item"],
+        },
     },
 }
 
@@ -45,9 +49,8 @@ class Pantry:
     def question(self) -> str:
         return f"What is the {self.fact} of {self.item}?"
 
-    def look_up(self, item: str) -> str:
-        found = self.list.get(item)
-        return "no such item" if found is None else " ".join(f"{fact} {value}" for fact, value in found.items())
+    def look_up(self, fact: str, item: str) -> str:
+        return str(self.list.get(item, {}).get(fact, "not on the list"))
 
     def score(self, answer: str) -> float:
         return float(answer.strip() == str(self.list[self.item][self.fact]))
@@ -64,7 +67,7 @@ async def ask(client: openai.AsyncOpenAI, pantry: Pantry, most_turns: int = 3) -
             return message.content or ""
         for call in message.tool_calls:
             arguments = json.loads(call.function.arguments)
-            result = pantry.look_up(str(arguments.get("item")))
+            result = pantry.look_up(str(arguments.get("fact")), str(arguments.get("item")))
             messages.append({"role": "tool", "tool_call_id": call.id, "content": result})
     return ""
 

@@ -2,8 +2,8 @@
 
     python prime.py runs/pantry-model
 
-It is taught on conversations of a careless clerk, who usually looks the right item up and answers with whatever fact comes to
-mind, so that there is something left to learn.
+It is taught on conversations of a careless clerk, who often looks up another fact, or another item, than was asked for, and now
+and then misreads the answer. So it knows the words, and there is something left to learn.
 """
 
 from __future__ import annotations
@@ -30,18 +30,20 @@ TOOLS = (ToolSpec(name=FUNCTION["name"], description=FUNCTION["description"], pa
 
 
 def careless(seed: int, index: int) -> Conversation:
-    """One conversation of the clerk: the right item in 9 of 10, the fact asked for in half."""
+    """One conversation of the clerk: the right fact in 6 of 10, the right item and the right reading in 9 of 10."""
     chance, pantry = random.Random(f"{seed}-{index}"), Pantry("train", 10**6 + index)
     item = pantry.item if chance.random() < 0.9 else chance.choice(ITEMS)
     fact = pantry.fact if chance.random() < 0.4 else chance.choice(FACTS)
-    call = ToolCall(id="call_0_0", name="look_up", arguments={"item": item})
-    heard = Message(role="tool", content=(TextPart(text=pantry.look_up(item)),), tool_call_id=call.id, name=call.name)
+    call = ToolCall(id="call_0_0", name="look_up", arguments={"fact": fact, "item": item})
+    found = pantry.look_up(fact, item)
+    heard = Message(role="tool", content=(TextPart(text=found),), tool_call_id=call.id, name=call.name)
+    answer = found if chance.random() < 0.9 else str(chance.randrange(10))
     return Conversation(
         opening=(say("user", pantry.question),),
         tools=TOOLS,
         exchanges=(
             (Message(role="assistant", tool_calls=(call,)), (heard,)),
-            (say("assistant", str(pantry.list[item][fact])), ()),
+            (say("assistant", answer), ()),
         ),
     )
 
@@ -51,7 +53,8 @@ def prime(folder: Path, seed: int = 0, conversations: int = 2000) -> None:
     torch.set_num_threads(1)
     shown = [careless(seed, i) for i in range(conversations)]
     texts = [m.text for c in shown for m in (*c.opening, *(h for s, hs in c.exchanges for h in (s, *hs)))]
-    texts += [json.dumps(TOOL)] * 50 + [f'{{"name": "look_up", "arguments": {{"item": "{item}"}}}}' for item in ITEMS * 50]
+    texts += [json.dumps({"name": c.name, "arguments": c.arguments}) for s in shown for c in s.exchanges[0][0].tool_calls]
+    texts += [json.dumps(TOOL)] * 50
     tokenizer = train_tokenizer(texts, 480)
     sizes = TinyModel(width=64, layers=3, heads=2, kv_heads=2, head_dim=32, mlp_width=128, max_positions=256, embed_std=0.4)
     decoder = tiny(sizes, len(tokenizer), seed)

@@ -14,6 +14,10 @@ from phronesis.errors import UserError
 from phronesis.gateway.app import application
 from phronesis.gateway.book import Book
 
+KEEP_ALIVE = 3600
+"""Seconds a connection may be idle. While a run learns nothing is answered, and a connection that is closed afterwards, just
+when its client uses it again, would cost that client a request."""
+
 
 @asynccontextmanager
 async def serving(book: Book, token: str | None = None) -> AsyncGenerator[str]:
@@ -31,7 +35,12 @@ async def serving(book: Book, token: str | None = None) -> AsyncGenerator[str]:
     port = listening.getsockname()[1]
     server = uvicorn.Server(
         uvicorn.Config(
-            application(book, token), log_level="warning", access_log=False, lifespan="off", timeout_graceful_shutdown=2
+            application(book, token),
+            log_level="warning",
+            access_log=False,
+            lifespan="off",
+            timeout_graceful_shutdown=2,
+            timeout_keep_alive=KEEP_ALIVE,
         )
     )
     serve = asyncio.create_task(_quietly(server, listening))
