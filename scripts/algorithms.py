@@ -22,6 +22,7 @@ from phronesis.conformance.tables import MODULES, formulas
 from phronesis.credit import AnyBaseline, CreditConfig
 from phronesis.data.order import TaskOrder
 from phronesis.losses import Aggregation, AnyCorrection, AnyObjective, KLPenalty
+from phronesis.reason.players.build import PlayerConfig
 from phronesis.train.preference import AnyPairObjective
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -48,6 +49,7 @@ class Section(NamedTuple):
 SECTIONS = (
     Section("baseline", "Baselines of a group", 'credit.baseline.type = "rloo"', AnyBaseline),
     Section("credit", "Credit rules", 'credit.type = "gigpo"', CreditConfig),
+    Section("player", "Players: how a group's attempts come about", 'player.type = "arpo"', PlayerConfig),
     Section("objective", "Objectives", 'learner.loss.objective.type = "ppo_clip"', AnyObjective),
     Section("correction", "Corrections", 'learner.loss.corrections = [{type = "tis_token"}]', AnyCorrection),
     Section("aggregation", "Aggregation", 'learner.loss.aggregation.type = "token_mean"', Aggregation),

@@ -11,6 +11,7 @@ import msgspec
 import pytest
 from tests.rollout.rollout_worlds import CHAT, CHATS, TASK, TOKENIZER, TOOLS, SavedWalk, Walk, calling, stage_of, thinking
 
+from phronesis.credit.baselines.trajectory import has_zero_variance
 from phronesis.credit.replays.earl import EARLCredit
 from phronesis.credit.rule import members
 from phronesis.credit.trees.arpo import ARPOCredit
@@ -29,6 +30,7 @@ from phronesis.rollout.forks import join, split
 from phronesis.rollout.play import play_groups
 from phronesis.rollout.prefix import check_world
 from phronesis.train.batching import build_batch
+from phronesis.train.dynamic import attempts, sample
 
 
 class Talker(ScriptedPolicy):
@@ -229,6 +231,21 @@ def test_tree_credit_reads_the_branches_rewards():
     assert [row[-1] for row in credit.values[0]] == [0.0, 0.0, -1.0, 1.0]
     arpo = asyncio.run(ARPOCredit().assign(group))
     assert [round(row[-1], 3) for row in arpo.values[0]] == [0.0, 0.0, -0.707, 0.707]
+
+
+def test_branches_of_different_reward_are_a_signal_for_dynamic_sampling():
+    """Each of two episodes is worth 6.5, since its branches earned 6 and 7."""
+    policy = Talker(words=lambda prompt, n: "sevenxx" if n in (7, 8) else "sixsix")
+    group = one_group(talk(policy), TreePlayer(widths=(2, 1, 2)).begin(), 4)
+    assert [e.reward.value for e in group.episodes] == [6.5, 6.5] and has_zero_variance(group)
+
+    async def play(n, first):
+        return [group] * n
+
+    sampled = asyncio.run(sample(play, 1, 3))
+    assert (len(sampled.groups), sampled.rounds) == (1, 1)
+    same = one_group(talk(Talker(words=lambda p, n: "six")), TreePlayer(widths=(2, 1, 2)).begin(), 4)
+    assert has_zero_variance(attempts(same))
 
 
 def test_rewritten_histories_branch_as_well():

@@ -89,6 +89,10 @@ EXPECTED: dict[str, dict[str, object]] = {
         **PPO, **SEQUENCES, **TWICE, "credit.type": "gigpo", "credit.omega": 1.0, "credit.gamma": 0.95,
         "credit.episode.type": "dr_grpo", "credit.step.type": "dr_grpo",
     },
+    "spo": {
+        **PPO, **TOKENS, **TWICE, "credit.type": "spo_chain", "credit.every": 5, "credit.below": 0.9, "credit.cut": "token",
+        "player.type": "alone",
+    },
     "vineppo": {**PPO, **TOKENS, **TWICE, "credit.type": "vineppo", "credit.rollouts": 9},
     "empg": {"credit.type": "empg", "credit.k": 1.0, "credit.k_f": 1.0, "credit.zeta": 0.1},
     "glm5_reasoning": {
@@ -240,7 +244,7 @@ def test_a_preset_trains(tmp_path: Path, primed: Path, name: str):
         evaluation=EvalConfig(tasks=0),
         steps=2,
     )
-    needed = {"opd": {"teacher": str(primed)}, "igpo": {"answer": "letter"}}.get(name, {})
+    needed = {"opd": {"teacher": str(primed)}, "gkd": {"teacher": str(primed)}, "igpo": {"answer": "letter"}}.get(name, {})
     chosen = presets.apply(name, run, **needed)
     if name == "sao":
         assert chosen.critic is not None

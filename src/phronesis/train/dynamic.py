@@ -10,10 +10,12 @@ from collections.abc import Awaitable, Callable
 from typing import NamedTuple
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from phronesis.credit.baselines.trajectory import has_zero_variance
 from phronesis.errors import ConfigError
 from phronesis.records import EpisodeGroup
+from phronesis.rollout.forks import split
 
 
 class DynamicConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -47,6 +49,11 @@ class Sampled(NamedTuple):
         return {"signal/rounds": float(self.rounds), "signal/replaced": float(len(self.spare))}
 
 
+def attempts(group: EpisodeGroup) -> EpisodeGroup:
+    """The group with every branch of a forked episode that was judged apart as an episode of its own."""
+    return replace(group, episodes=tuple(a for e in group.episodes for a in split(e)))
+
+
 async def sample(play: Callable[[int, int], Awaitable[list[EpisodeGroup]]], wanted: int, max_rounds: int) -> Sampled:
     """Plays until `wanted` groups have episodes of different reward, for at most `max_rounds` rounds.
 
@@ -66,7 +73,7 @@ async def sample(play: Callable[[int, int], Awaitable[list[EpisodeGroup]]], want
         if not fresh:
             break
         played += fresh
-        signals += [not has_zero_variance(group) for group in fresh]
+        signals += [not has_zero_variance(attempts(group)) for group in fresh]
         rounds += 1
     by_signal = sorted(range(len(played)), key=lambda i: not signals[i])  # stable: in the order of play
     chosen = set(by_signal[:wanted])
