@@ -11,6 +11,7 @@ from bench.engine import engine
 from bench.learner import learner
 from bench.maths import maths
 from bench.measure import Row, difference, read, table, write
+from bench.sandbox import sandbox
 from bench.trl_guess.case import learning, speed
 
 CASES: dict[str, Callable[[], list[Row]]] = {
@@ -19,6 +20,7 @@ CASES: dict[str, Callable[[], list[Row]]] = {
     "engine": engine,
     "trl-learning": learning,
     "maths": maths,
+    "sandbox": sandbox,
 }
 """Name -> what measures it."""
 DEFAULT = ("trl-guess", "learner", "engine")
