@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol, runtime_checkable
 
-from phronesis.records import Conversation, EpisodeGroup, Message, Reply, Reward, Task
+from phronesis.records import Conversation, EpisodeGroup, Message, Reply, Reward, Task, ToolSpec
 
 
 @runtime_checkable
@@ -60,6 +60,10 @@ class Expert(Protocol):
     async def expert(self) -> Message:
         """The assistant message an oracle would send now."""
         ...
+
+
+Speaker = Callable[[Env, tuple[ToolSpec, ...]], Awaitable[Message]]
+"""A scripted agent: chooses the next assistant message, given the environment and the tools that can be called."""
 
 
 class Rubric(Protocol):
@@ -123,8 +127,18 @@ class EnvSpec:
     demonstrate: Callable[[int, int], Awaitable[Conversation]] | None = None
     """`demonstrate(index, seed)`: one conversation of imperfect behaviour on training task `index`, for supervised
     priming; None when the environment has no scripted behaviour."""
+    hint: Callable[[Task], str] | None = None
+    """`hint(task)`: the answer of a task, as a policy can be told it; None when the environment tells nothing. Only lessons
+    that teach behind a hint ask (`phronesis.train.lessons`), never play or evaluation."""
     secrets: tuple[str, ...] = ()
     """Payload keys (``a.b`` for nested ones) that must not influence what the policy sees before it acts."""
+    cheats: dict[str, Callable[[], Speaker]] = field(default_factory=dict[str, Callable[[], Speaker]])
+    """Scripted agents that try to be paid without solving the task, by name. None may earn anything, unless the audit
+    component ``flagged`` says that it was caught."""
+    exploit: str = ""
+    """What a planted weakness is, in one sentence; empty for a world that has none."""
+    hack: Callable[[], Speaker] | None = None
+    """An agent that uses the planted weakness: it is paid, while the audit component ``true`` says 0."""
     oracle_tasks: int = 20
     """How many tasks the checker plays per agent."""
     playable: bool = True

@@ -6,9 +6,9 @@ import random
 from collections.abc import Callable
 from dataclasses import replace
 
-from phronesis.env import Env, EnvSpec, Expert, Legal
+from phronesis.env import Env, EnvSpec, Expert, Legal, Speaker
 from phronesis.envs import probes
-from phronesis.envs.scripted import Clock, Speaker, play_scripted, uniform
+from phronesis.envs.scripted import Clock, play_scripted, uniform
 from phronesis.records import Conversation, Message, ToolSpec
 from phronesis.seeding import rng, stream
 

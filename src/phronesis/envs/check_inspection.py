@@ -7,9 +7,9 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from phronesis.env import Env, EnvSpec
+from phronesis.env import Env, EnvSpec, Speaker
 from phronesis.envs.guard import validate_reply
-from phronesis.envs.scripted import Clock, Played, Speaker, play_scripted, reward_of
+from phronesis.envs.scripted import Clock, Played, play_scripted, reward_of
 from phronesis.records import Message, Reply, Task
 from phronesis.seeding import stream
 

@@ -10,16 +10,18 @@ from typing import cast
 
 import msgspec
 
-from phronesis.env import Env, Expert, Legal, Snapshots
+from phronesis.env import Env, Expert, Legal, Snapshots, Speaker
 from phronesis.envs.check_actions import BAD_ACTIONS, bad_calls
 from phronesis.envs.check_inspection import SAMPLE, Broken, Inspection, NotApplicable
 from phronesis.envs.check_secrecy import secrecy
-from phronesis.envs.scripted import Speaker, expert, recorded, silent, uniform
+from phronesis.envs.scripted import expert, recorded, reward_of, silent, uniform
 from phronesis.records import Message, Reply, Task, ToolSpec
 from phronesis.seeding import rng
 
 RANDOM_EPISODES = 200
 """Most episodes of the random agent."""
+CHEAT_TASKS = 4
+"""Tasks each cheat plays."""
 AGENT_SECONDS = 1.5
 """Time for each scripted agent; at least ten episodes are played."""
 
@@ -166,6 +168,39 @@ async def chance(at: Inspection) -> str:
     return f"{measured}, promised at most {promised:.3f}"
 
 
+async def cheats(at: Inspection) -> str:
+    """No scripted cheat is paid unless it is flagged."""
+    if not at.spec.cheats:
+        raise NotApplicable("the environment names no cheats")
+    count = 0
+    for name, make in at.spec.cheats.items():
+        for index in range(CHEAT_TASKS):
+            reward = await reward_of(at.spec, (await at.play(index, make())).episode)
+            flagged = any(c.audit and c.name == "flagged" and (c.score or 0) > 0 for c in reward.components)
+            if (reward.value or 0.0) > 0 and not flagged:
+                raise Broken(f"the cheat {name!r} is paid {reward.value:g} on task {at.task(index).id!r}, and nothing flags it")
+            count += 1
+    return f"{len(at.spec.cheats)} cheats earned nothing or were flagged over {count} episodes: {', '.join(at.spec.cheats)}"
+
+
+async def exploit(at: Inspection) -> str:
+    """The planted weakness pays, and the audit sees that nothing was achieved."""
+    if at.spec.hack is None:
+        raise NotApplicable("no weakness is planted" + (f" (with its dial: {at.spec.exploit})" if at.spec.exploit else ""))
+    paid = 0
+    for index in range(CHEAT_TASKS):
+        reward = await reward_of(at.spec, (await at.play(index, at.spec.hack())).episode)
+        true = [c.score for c in reward.components if c.audit and c.name == "true"]
+        if true != [0.0]:
+            raise Broken(
+                f"the audit component 'true' says {true!r} of an episode that used the planted weakness; expected [0.0]"
+            )
+        paid += (reward.value or 0.0) > 0
+    if paid == 0:
+        raise Broken("the planted weakness never pays, so no detector can be tested with it")
+    return f"the planted weakness paid in {paid} of {CHEAT_TASKS} episodes, and the audit says 0: {at.spec.exploit}"
+
+
 async def legal(at: Inspection) -> str:
     """Every action listed as legal is accepted."""
     tried = 0
@@ -283,6 +318,8 @@ RULES: dict[str, Callable[[Inspection], Awaitable[str]]] = {
     "oracle": oracle,
     "null agent": null,
     "random agent": chance,
+    "cheats": cheats,
+    "exploit": exploit,
     "legal actions": legal,
     "mistakes": mistakes,
     "snapshots": snapshots,

@@ -10,8 +10,8 @@ import random
 from collections.abc import Callable
 from dataclasses import replace
 
-from phronesis.env import EnvSpec
-from phronesis.envs.scripted import Clock, Speaker, play_scripted, uniform
+from phronesis.env import EnvSpec, Speaker
+from phronesis.envs.scripted import Clock, play_scripted, uniform
 from phronesis.records import Conversation
 from phronesis.seeding import rng, stream
 

@@ -63,6 +63,7 @@ def make(high: int = 9, calls: int = 4, turn_rewards: bool = True, stop_when_ove
         null_reward=0.0,
         chance_reward=chance_reward(high + 1, calls),
         success=1.0 - 0.1 * (calls - 1),
+        hint=_secret,
         oracle_tasks=high + 1,
     )
 
@@ -92,6 +93,10 @@ def chance_reward(numbers: int, calls: int) -> float:
 
 def _payload(secret: int, high: int, calls: int) -> dict[str, object]:
     return {"secret": secret, "high": high, "calls": calls}
+
+
+def _secret(task: Task) -> str:
+    return str(task.payload["secret"])
 
 
 def _over(game: GuessNumber) -> bool:

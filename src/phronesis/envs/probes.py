@@ -171,5 +171,10 @@ def _letter_probe(kind: Kind, prompt: str, letters: int, *, max_turns: int) -> E
     return _promise(spec, chance=1 / letters, tasks=letters)
 
 
+def _best(task: Task) -> str:
+    """The letter that pays most."""
+    return str(task.payload.get("letter", LETTERS[ARMS.index(max(ARMS))]))
+
+
 def _promise(spec: EnvSpec, *, chance: float, tasks: int) -> EnvSpec:
-    return replace(spec, oracle_reward=1.0, null_reward=0.0, chance_reward=chance, oracle_tasks=tasks)
+    return replace(spec, hint=_best, oracle_reward=1.0, null_reward=0.0, chance_reward=chance, oracle_tasks=tasks)

@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Sequence
 from typing import Any, NamedTuple, TypeVar, cast
 
-from phronesis.env import Env, EnvSpec, Expert, Legal
+from phronesis.env import Env, EnvSpec, Expert, Legal, Speaker
 from phronesis.envs.guard import validate_reply
 from phronesis.envs.trl_style import calling
 from phronesis.errors import EnvFault
 from phronesis.records import Episode, EpisodeGroup, Finish, Message, Reply, Reward, Stop, Task, ToolSpec, Turn, say
 
 T = TypeVar("T")
-Speaker = Callable[[Env, tuple[ToolSpec, ...]], Awaitable[Message]]
-"""Chooses the next assistant message, given the environment and the tools that can be called."""
 
 
 class Played(NamedTuple):

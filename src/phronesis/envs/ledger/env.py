@@ -170,4 +170,5 @@ def make(
         max_turns=MAX_TURNS,
         secrets=("entries", "renamed", "busy", "answer"),
         demonstrate=show,
+        hint=lambda task: str(task.payload["answer"]),
     )
