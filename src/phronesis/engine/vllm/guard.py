@@ -1,8 +1,8 @@
 """Runs a command until it ends or until whoever started this script is gone; then nothing of it is left.
 
 Usage: ``python guard.py GRACE COMMAND...`` with a pipe for standard input. The pipe closes when the starting process lets go
-of it or dies in any way, SIGKILL included. Then the command gets SIGTERM and, after GRACE seconds, its whole process group
-SIGKILL. Needs the standard library alone and imports nothing else, so that it starts at once.
+of it or dies in any way, SIGKILL included. Then the command gets SIGTERM, and what is left of its process group SIGKILL: GRACE
+seconds later, or two after the command itself is gone. Needs the standard library alone and imports nothing else, so that it starts at once.
 """
 
 import contextlib
@@ -27,13 +27,14 @@ def main() -> int:
         with contextlib.suppress(ProcessLookupError):
             os.kill(child.pid, signal.SIGTERM)  # it stops its own helpers, and cleans up after them
         ends = time.monotonic() + grace
-        while time.monotonic() < ends and _there(child.pid):
+        while time.monotonic() < ends and child.poll() is None:
             time.sleep(0.05)
-        _kill(child.pid, signal.SIGKILL)
+        if child.poll() is None:
+            _kill(child.pid, signal.SIGKILL)
 
     threading.Thread(target=watch, daemon=True).start()
     code = child.wait()
-    ends = time.monotonic() + grace
+    ends = time.monotonic() + min(grace, 2.0)
     while time.monotonic() < ends and _there(child.pid):  # its helpers may still clean up
         time.sleep(0.05)
     _kill(child.pid, signal.SIGKILL)
