@@ -12,7 +12,14 @@ from dataclasses import replace
 import msgspec
 from scripted_server import Heard, Said
 
-from phronesis.chat.wire import anthropic_messages, anthropic_stream, openai_chat, openai_stream
+from phronesis.chat.wire import (
+    anthropic_messages,
+    anthropic_stream,
+    openai_chat,
+    openai_responses,
+    openai_stream,
+    responses_stream,
+)
 from phronesis.chat.wire.exchange import ChatRequest
 from phronesis.chat.wire.sse import ServerEvent, encode
 from phronesis.policy import Answer
@@ -59,20 +66,28 @@ class Oracle:
 
     def answer(self, heard: Heard) -> Said:
         """What a server in order says."""
-        anthropic = heard.path.endswith("/messages")
-        request = (anthropic_messages if anthropic else openai_chat).read_request(heard.body)
+        kind = heard.path.rpartition("/")[2]
+        request = {
+            "messages": anthropic_messages.read_request,
+            "responses": openai_responses.read_request,
+            "completions": openai_chat.read_request,
+        }[kind](heard.body)
         self.requests.append(request)
         usage = Usage(input_tokens=100, output_tokens=10, cached_tokens=60)
         answer = Answer(message=bisect(request), finish=Finish.stop, usage=usage, model="oracle-1", id="a")
         if not request.stream:
-            body = anthropic_messages.write_answer(answer) if anthropic else openai_chat.write_answer(answer, created=0)
-            return Said(body=msgspec.to_builtins(body))
-        sent = (
-            anthropic_stream.stream_answer(answer, size=4)
-            if anthropic
-            else openai_stream.stream_answer(answer, created=0, usage=True, size=4)
-        )
-        return stream(*sent)
+            whole = {
+                "messages": lambda: anthropic_messages.write_answer(answer),
+                "responses": lambda: openai_responses.write_answer(answer, created=0),
+                "completions": lambda: openai_chat.write_answer(answer, created=0),
+            }
+            return Said(body=msgspec.to_builtins(whole[kind]()))
+        sent = {
+            "messages": lambda: anthropic_stream.stream_answer(answer, size=4),
+            "responses": lambda: responses_stream.stream_answer(answer, created=0, size=4),
+            "completions": lambda: openai_stream.stream_answer(answer, created=0, usage=True, size=4),
+        }
+        return stream(*sent[kind]())
 
 
 def stream(*sent: ServerEvent) -> Said:

@@ -28,7 +28,7 @@ from phronesis.reason.react import ReAct
 from phronesis.records import Episode, Stop
 from phronesis.rollout.messages import message_stage
 
-FORMATS: tuple[EndpointFormat, ...] = ("openai", "anthropic")
+FORMATS: tuple[EndpointFormat, ...] = ("openai", "responses", "anthropic")
 LIMITS = HttpLimits(attempts=8, first_wait=0.0, attempt_seconds=2.0, concurrency=8)
 
 
@@ -74,7 +74,7 @@ STREAM_FAULTS = [
 @pytest.mark.parametrize("stream", [False, True])
 @pytest.mark.parametrize("format", FORMATS)
 async def test_faults_on_the_way_change_no_result(format: EndpointFormat, stream: bool):
-    oracle = Oracle(STREAM_FAULTS if stream else WHOLE_FAULTS, every=1 if format == "anthropic" else 3)
+    oracle = Oracle(STREAM_FAULTS if stream else WHOLE_FAULTS, every=3 if format == "openai" else 1)
     summary, episodes, policy = await played(oracle, format=format, stream=stream)
     assert summary.mean_reward == pytest.approx(OPTIMUM) and summary.success == 1.0 and summary.faults == 0
     assert sum(len(e.turns) for e in episodes) == 29

@@ -29,7 +29,7 @@ _CHARS_PER_TOKEN = 3
 """For the estimate a rate limit needs before a request is sent; put right by the answer."""
 
 
-EndpointFormat = Literal["openai", "anthropic"]
+EndpointFormat = Literal["openai", "responses", "anthropic"]
 """Wire formats that can be spoken."""
 
 

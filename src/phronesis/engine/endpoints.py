@@ -5,10 +5,14 @@ from __future__ import annotations
 from phronesis.chat.wire.exchange import NO_IMAGES, Images
 from phronesis.engine.anthropic import AnthropicPolicy
 from phronesis.engine.endpoint import Endpoint, EndpointConfig, EndpointFormat
-from phronesis.engine.openai import OpenAIPolicy
+from phronesis.engine.openai import OpenAIPolicy, ResponsesPolicy
 from phronesis.errors import ConfigError
 
-FORMATS: dict[EndpointFormat, type[Endpoint]] = {"openai": OpenAIPolicy, "anthropic": AnthropicPolicy}
+FORMATS: dict[EndpointFormat, type[Endpoint]] = {
+    "openai": OpenAIPolicy,
+    "responses": ResponsesPolicy,
+    "anthropic": AnthropicPolicy,
+}
 """Name of a wire format -> the policy that speaks it."""
 
 

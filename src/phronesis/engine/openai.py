@@ -7,9 +7,10 @@ from typing import Any
 
 import httpx
 
-from phronesis.chat.wire import openai_chat
+from phronesis.chat.wire import openai_chat, openai_responses
 from phronesis.chat.wire.exchange import ChatRequest
 from phronesis.chat.wire.openai_stream import ChunkReader
+from phronesis.chat.wire.responses_stream import ResponseReader
 from phronesis.chat.wire.sse import ServerEvent
 from phronesis.engine.endpoint import Endpoint
 from phronesis.engine.events import BrokenReply
@@ -48,6 +49,31 @@ class OpenAIPolicy(Endpoint):
     async def fold(self, events: AsyncIterator[ServerEvent], turn: int) -> Answer:
         """A streamed answer; one that stops before its reason to end came is asked for again."""
         reader = ChunkReader(turn)
+        async for event in events:
+            reader.read(event)
+        if not reader.complete:
+            raise BrokenReply("the stream ended before the answer did", "cut")
+        return reader.answer()
+
+
+class ResponsesPolicy(OpenAIPolicy):
+    """Responses: OpenAI's newer format, also of vLLM. It has no stop texts and no seed; nothing is kept at the server."""
+
+    def route(self) -> str:
+        """``/responses``."""
+        return "/responses"
+
+    def write(self, request: ChatRequest) -> dict[str, Any]:
+        """A request."""
+        return openai_responses.write_request(request, images=self.images, thoughts=self.config.send_thoughts)
+
+    def read(self, body: object, turn: int) -> Answer:
+        """An answer."""
+        return openai_responses.read_answer(body, turn)
+
+    async def fold(self, events: AsyncIterator[ServerEvent], turn: int) -> Answer:
+        """A streamed answer; one that stops before its last event is asked for again."""
+        reader = ResponseReader(turn)
         async for event in events:
             reader.read(event)
         if not reader.complete:
