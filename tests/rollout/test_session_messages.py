@@ -22,6 +22,10 @@ from phronesis.rollout.limits import Limits, Sampling
 from phronesis.rollout.messages import message_stage
 from phronesis.rollout.play import Stage, score
 from phronesis.rollout.session import EpisodeSession
+from phronesis.store import codec
+from phronesis.store.row import Place, summarise
+from phronesis.view.episode import Setting, chat
+from phronesis.view.terminal import render
 
 
 class Talker:
@@ -166,3 +170,15 @@ def test_sampling_reaches_the_endpoint():
     sent = policy.sent[0][2]
     assert (sent.temperature, sent.top_p, sent.top_k, sent.min_p) == (0.25, 0.5, 3, 0.1)
     assert math.isclose(played(stage).turns[0].temperature, 0.25)
+
+
+def test_such_an_episode_is_stored_listed_and_shown():
+    broken = Message(role="assistant", tool_calls=(ToolCall(id="a", name="f", arguments={}, error="no JSON", raw="{"),))
+    episode = played(stage_of(Talker(broken, say("assistant", "two"))))
+    line = codec.encode(episode)
+    assert codec.decode(line).episode == episode
+    row = summarise(line, Place(kind="k", file="f", offset=0, length=1), {})
+    assert (row.sampled_tokens, row.context_tokens, row.turns) == (15, 60, 3)
+    shown = render(episode, decode=str, tokens=True)
+    assert "no JSON" in shown and "two" in shown and "15 tokens" in shown
+    assert "two" in str(chat(episode, Setting(run="r", decode=str), "e"))

@@ -42,7 +42,7 @@ def evaluate_agent(
         typer.Argument(
             metavar="RUN|MODEL|ENDPOINT",
             help="A run folder, a Hugging Face model folder, or an endpoint that takes messages: openai:MODEL@URL, "
-            "anthropic:MODEL@URL, or a TOML file.",
+            "responses:MODEL@URL, anthropic:MODEL@URL, or a TOML file.",
         ),
     ],
     changes: Annotated[list[str] | None, typer.Argument(metavar="PATH=VALUE", help="Settings to change.")] = None,
