@@ -2,7 +2,7 @@
 
 Usage: ``python guard.py GRACE COMMAND...`` with a pipe for standard input. The pipe closes when the starting process lets go
 of it or dies in any way, SIGKILL included. Then the command gets SIGTERM, and what is left of its process group SIGKILL: GRACE
-seconds later, or two after the command itself is gone. Needs the standard library alone and imports nothing else, so that it starts at once.
+seconds later, or two after the command itself is gone. It imports the standard library alone, so that it starts at once.
 """
 
 import contextlib
@@ -18,7 +18,7 @@ def main() -> int:
     """Guards one command; returns its exit code."""
     grace, command = float(sys.argv[1]), sys.argv[2:]
     for number in (signal.SIGINT, signal.SIGHUP, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)  # the pipe alone decides
+        signal.signal(number, lambda *_: None)  # the pipe alone decides; ignoring would be inherited by the command
     child = subprocess.Popen(command, stdin=subprocess.DEVNULL, start_new_session=True, restore_signals=True)
 
     def watch() -> None:
