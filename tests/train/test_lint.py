@@ -39,6 +39,10 @@ CASES: list[tuple[str, list[str], str]] = [
                         "credit.type=verified"], "reads no credit"),
     ("kl-reward-lost", [f"{OBJECTIVE}=sdar", f"{KL}.type=reward", f"{KL}.coef=0.1", "batch.drop_silent=false",
                         "credit.type=opd", "credit.teacher=x"], "reads the teacher"),
+    ("baseline-twice", ["learner.baseline=variance", "batch.drop_silent=false"], "credit 'gigpo' has compared rewards"),
+    ("baseline-twice", ["learner.baseline=variance", f"{OBJECTIVE}=supervised", "credit.type=verified",
+                        "batch.drop_silent=false"], "'supervised' reads none"),
+    ("silent-dropped", ["learner.baseline=variance", "credit.type=trajectory", "credit.baseline.type=none"], "least variance"),
     ("credit-unplayed", ["credit.type=plan"], "several attempts that share a plan"),
     ("credit-unplayed", ["credit.type=arpo"], "which player 'alone' does not play (player 'arpo' does)"),
     ("branches-unread", ["player.type=tree", "player.widths=[2, 4]"], "plays for credit 'tree' or 'arpo'"),
@@ -84,6 +88,10 @@ CASES: list[tuple[str, list[str], str]] = [
     ("observations-unheard", ["learner.loss.observations=0.1", "batch.drop_silent=false"], "observations 0.1"),
     ("pairs-alone", ["lesson.type=pairs", "group_size=1", f"{OBJECTIVE}=reinforce", f"{AGGREGATION}=token_mean",
                      "credit.type=reinforce_pp"], "under lesson 'pairs'"),
+    ("lesson-objective", ["lesson.type=self_distil"], "objective 'ppo_clip' does not read"),
+    ("lesson-objective", [f"{OBJECTIVE}=gkd"], "nobody gives it a teacher's"),
+    ("hints-alone", ["lesson.type=self_distil", "lesson.feedback=", "group_size=1", f"{OBJECTIVE}=sdpo",
+                     "credit.type=reinforce_pp"], "without feedback"),
     ("loss-unread", ["lesson.type=pairs"], "'pairs' has a loss of its own"),
     ("dynamic-blind", ["dynamic.max_rounds=5", "credit.type=gae", "critic.epochs=1", PER_SEQUENCE], "under a critic"),
 ]  # fmt: skip
@@ -118,7 +126,7 @@ KNOWN = {
 
 
 def test_presets_have_the_findings_their_sources_have():
-    needed = {"opd": {"teacher": "x"}, "igpo": {"answer": "x"}}
+    needed = {"opd": {"teacher": "x"}, "gkd": {"teacher": "x"}, "igpo": {"answer": "x"}}
     for name in presets.names():
         run = presets.apply(name, BASE, **needed.get(name, {}))
         assert [f.rule for f in lint.lint(run)] == KNOWN.get(name, []), name
@@ -138,6 +146,7 @@ def test_what_answers_a_rule_silences_it():
         ["learner.loss.normalise_weights=true", f"{CORRECTIONS}=[{{type='opsm', reject=false}}]"],
         ["learner.epochs=1", f"{OBJECTIVE}=reinforce", f"{CORRECTIONS}=[{{type='opsm', of='infer'}}]"],
         ["credit.type=vsrm"],
+        ["learner.baseline=variance", "credit.type=trajectory", "credit.baseline.type=none", "batch.drop_silent=false"],
         ["credit.episode.type=maxrl"],
         ["steps=0", "learner.epochs=1", "sampling.temperature=0.7"],
     ):

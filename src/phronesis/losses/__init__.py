@@ -68,6 +68,11 @@ from phronesis.losses.distillation.supervised import (
     SupervisedLoss,
     negative_log_likelihood,
 )
+from phronesis.losses.distillation.whole import (
+    GKDLoss,
+    ReadsDistributions,
+    SDPOLoss,
+)
 from phronesis.losses.divergence.kl import (
     adapt_kl,
     expected,
@@ -218,6 +223,7 @@ __all__ = [
     "DROLoss",
     "DecoupledPPOLoss",
     "EntropyTarget",
+    "GKDLoss",
     "GMPOLoss",
     "GPPOLoss",
     "GSPOLoss",
@@ -246,9 +252,11 @@ __all__ = [
     "PPOClipLoss",
     "PairObjective",
     "Pairs",
+    "ReadsDistributions",
     "ReinforceLoss",
     "SAPOLoss",
     "SDARLoss",
+    "SDPOLoss",
     "Scope",
     "SequenceMIS",
     "SequenceMeanTokenMean",

@@ -83,6 +83,9 @@ class LossInputs(NamedTuple):
     """int64: which of its episode's separate contexts (sub-traces) each token belongs to; None means all to the first."""
     coefficients: Coefficients = AS_CONFIGURED
     """What the learner's controllers say."""
+    divergence_N: Tensor | None = None
+    """Nats, of the current distribution from a teacher's, as the objective measures it; carries the gradient. None when no
+    objective asks for it."""
 
     def cleaned(self) -> LossInputs:
         """The same inputs with 0 at masked positions, where no gradient flows. Idempotent, free when there is no mask."""
@@ -100,6 +103,7 @@ class LossInputs(NamedTuple):
             advantages_N=keep(self.advantages_N),
             entropy_N=None if self.entropy_N is None else keep(self.entropy_N),
             logp_ref_N=None if self.logp_ref_N is None else keep(self.logp_ref_N),
+            divergence_N=None if self.divergence_N is None else keep(self.divergence_N),
         )
 
 
@@ -188,6 +192,7 @@ def join(parts: Sequence[LossInputs]) -> LossInputs:
         logp_ref_N=joined([p.logp_ref_N for p in parts]),
         observed_N=_observed(parts),
         trace_N=joined([p.trace_N for p in parts]),
+        divergence_N=joined([p.divergence_N for p in parts]),
     )
 
 

@@ -22,6 +22,7 @@ from phronesis.losses.corrections.truncation import IcePop, SequenceMIS, Sequenc
 from phronesis.losses.distillation.dft import DFTLoss
 from phronesis.losses.distillation.sampled import CrossStageLoss, OPDMaskedLoss, SDARLoss
 from phronesis.losses.distillation.supervised import SupervisedLoss, negative_log_likelihood
+from phronesis.losses.distillation.whole import GKDLoss, SDPOLoss
 from phronesis.losses.divergence.kl import kl_k1, kl_k2, kl_k3
 from phronesis.losses.divergence.kl_penalty import KLInLoss, KLPenalty
 from phronesis.losses.inputs import LossInputs, LossOutput, Scope, log_ratio, masked_sum, widest
@@ -47,6 +48,8 @@ AnyObjective = (
     | OPDMaskedLoss
     | SDARLoss
     | CrossStageLoss
+    | GKDLoss
+    | SDPOLoss
     | GPPOLoss
     | TwoSidedLoss
     | CISPOLoss

@@ -7,11 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from msgspec.structs import replace
-
 from phronesis.errors import ConfigError
 from phronesis.policy import Scores
-from phronesis.records import Episode, Message, TextPart, Turn, say
+from phronesis.records import Episode, Message, Turn, say
+from phronesis.rollout.hints import with_hint
 from phronesis.rollout.play import Stage
 
 
@@ -66,8 +65,7 @@ class Asking:
 
 def hinted(episode: Episode, turn: int, hint: str) -> list[Message]:
     """The conversation up to turn `turn`, with `hint` added to the last message of the opening."""
-    messages = list(episode.opening) or [Message(role="user")]
-    messages[-1] = replace(messages[-1], content=(*messages[-1].content, TextPart(text=f"\n\n{hint}")))
+    messages = with_hint(episode.opening, hint)
     for k in episode.line(turn)[:-1]:
         past = episode.turns[k]
         messages.append(past.action or Message(role="assistant"))

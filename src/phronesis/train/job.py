@@ -124,6 +124,8 @@ def check(config: RunConfig, spec: EnvSpec) -> None:
     rule = credit.build(config.credit)
     check_critic(rule, config.critic)
     check_teacher(rule)
+    if config.lesson is not None and config.steps:
+        config.lesson.check(spec)
 
 
 class _Look:

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from copy import deepcopy
 from math import isfinite
 from time import perf_counter
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import torch
 from msgspec import Struct
@@ -20,15 +20,13 @@ from torch import Tensor
 
 from phronesis.errors import ConfigError, MismatchError, TrainingError
 from phronesis.losses import (
-    NO_MISMATCH,
     DFTLoss,
     Loss,
     LossConfig,
     LossInputs,
     LossOutput,
-    Mismatch,
+    ReadsDistributions,
     SupervisedLoss,
-    log_ratio,
     measure_mismatch,
 )
 from phronesis.models.causal import LanguageModel
@@ -39,10 +37,11 @@ from phronesis.train.control import Controller
 from phronesis.train.optimizer import AdamWConfig, Constant, OptimizerConfig, Schedule, Stepper
 from phronesis.train.packed import Packed, pack
 from phronesis.train.pulls import Whole, evaluate_whole, needs_whole
-from phronesis.train.results import StepResult, UpdateMetrics, merged, summary
-from phronesis.train.scoring import Entropy, Precision, Scores, score
+from phronesis.train.results import StepResult, Tally, UpdateMetrics, summary
+from phronesis.train.scoring import Entropy, Precision, Scores, Teaching, score
 from phronesis.train.splitting import minibatches, split
-from phronesis.train.step_size import lr_factor, sequence_weights
+from phronesis.train.step_size import lr_factor, moved, sequence_weights
+from phronesis.train.variance import centred
 
 log = logging.getLogger(__name__)
 
@@ -75,12 +74,18 @@ class LearnerConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     step_size: Literal["scheduled", "effective"] = "scheduled"
     """effective: the scheduled learning rate times sqrt(ESS / B), B sequences with weights theta / sampler (VCPO,
     arXiv 2602.17616)."""
+    baseline: Literal["credit", "variance"] = "credit"
+    """variance: take VCPO's baseline of least variance from every token's credit at each optimiser step, for credit without one
+    (``credit.baseline.type = "none"``, ``batch.drop_silent = false``); see `phronesis.train.variance`."""
     reset: bool = False
     """Forget the optimiser's state at the beginning of every update, which is when the sampler has just got new weights: its
     averages belong to the objective under the previous behaviour policy (GLM-5, arXiv 2602.15763)."""
     restart: bool = False
     """Begin every update from the weights the learner was made with and a fresh optimiser: the newest policy plays, and what
     it did is learned from the base model anew (STaR, arXiv 2203.14465). For supervised objectives."""
+    average: float | None = None
+    """Keep a running average of the weights, moved by this share of the way after every update, in (0, 1]; doubles the memory
+    for weights. SDPO's teacher moves by .05. None keeps none."""
     mismatch_warn: float = 0.02
     """Nats: a larger |learner - sampler| log-probability of any token is logged as a warning."""
     mismatch_error: float = 0.5
@@ -99,8 +104,33 @@ class LearnerConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
                 "restart learns from the base model what another policy did, which no ratio can answer for; set the objective "
                 'to "supervised" or "dft" and old to "learner", or restart to false'
             )
+        if self.average is not None and not 0 < self.average <= 1:
+            raise ConfigError(f"average {self.average!r} must lie in (0, 1], or null for none")
+        if isinstance(self.loss.objective, ReadsDistributions) and self.loss.scope != "token":
+            raise ConfigError(
+                "an objective over whole distributions is computed slice by slice and cannot be combined with corrections or "
+                "divergences that look at whole sequences or steps; leave them out"
+            )
         if self.loss.needs_entropy and not self.entropy:
             raise ConfigError("an entropy bonus, an entropy target and ent_top need entropy = true for the learner")
+
+
+class Teaches(Protocol):
+    """Says what predicts each trained token in its eyes."""
+
+    @property
+    def decoder(self) -> LanguageModel:
+        """Reads its states out; must not change before the update ends."""
+        ...
+
+    def states(self, batch: Batch, packed: Packed) -> Tensor:
+        """`[K, D]` of a part of a step, without gradient.
+
+        Args:
+            batch: the part.
+            packed: the same as tensors.
+        """
+        ...
 
 
 class Learner:
@@ -133,11 +163,22 @@ class Learner:
         self.reference: LanguageModel | None = None
         if reference or config.loss.kl is not None:
             self.reference = deepcopy(decoder).requires_grad_(False)
+        self.average: LanguageModel | None = None
+        if config.average is not None:
+            if adapters is not None:
+                raise ConfigError(
+                    "a running average of weights that adapters leave alone never moves; set learner.average=none"
+                )
+            self.average = deepcopy(decoder).requires_grad_(False)
         self._base = _copied(decoder) if config.restart else None
         self._device = self.stepper.parameters[0].device
 
-    def update(self, batch: Batch) -> UpdateMetrics:
+    def update(self, batch: Batch, teacher: Teaches | None = None) -> UpdateMetrics:
         """Learns from a batch. An empty batch changes nothing and gives metrics with `steps` 0.
+
+        Args:
+            batch: what to learn from.
+            teacher: for an objective over whole distributions; asked once, before the first step.
 
         Raises:
             MismatchError: a token's recomputed log-probability is further from the recorded one than `mismatch_error`.
@@ -148,7 +189,11 @@ class Learner:
         results: list[StepResult] = []
         computed = 0
         if batch.trained_tokens:
-            plans = self._plan(batch)
+            cut = self._plan(batch)
+            plans = [[pack(part, self._device) for part in step] for step in cut]
+            told: list[list[Teaching | None]] = [[None] * len(parts) for parts in plans]
+            if teacher is not None:
+                told = [self._told(teacher, *step) for step in zip(cut, plans, strict=True)]
             olds: list[list[Tensor | None]] = [[None] * len(parts) for parts in plans]
             if config.old == "learner" and (len(plans) > 1 or config.restart):
                 olds = [[self._logp(self.decoder, part) for part in parts] for parts in plans]
@@ -166,12 +211,14 @@ class Learner:
                             self._loss,
                             olds=olds[i],
                             refs=None if refs is None else refs[i],
+                            told=told[i],
                             check=not results
                             or (epoch == 0 and config.old == "learner"),  # else updates would count as mismatch
                             keep=config.old == "learner",
                         )
                     )
                     computed += sum(p.ids_N.numel() for p in plans[i])
+            self._follow()
         self.updates += 1
         return summary(results, batch, computed=computed, seconds=perf_counter() - began)
 
@@ -182,6 +229,7 @@ class Learner:
         *,
         olds: list[Tensor | None] | None = None,
         refs: Sequence[Tensor] | None = None,
+        told: Sequence[Teaching | None] | None = None,
         check: bool = False,
         hits: bool = False,
         keep: bool = False,
@@ -194,6 +242,7 @@ class Learner:
             olds: per part, the log-probabilities `[K]` the ratio refers to; None means the scores themselves (or, with
                 ``old = "sampler"``, the recorded ones).
             refs: per part, the reference's log-probabilities `[K]`; None means that the loss reads none.
+            told: per part, what a teacher says; None means that the loss reads none.
             check: compare the scores with what the sampler recorded.
             hits: count most likely tokens.
             keep: enter this step's scores into `olds` where there are none, for later passes over the same tokens.
@@ -202,9 +251,10 @@ class Learner:
             MismatchError, TrainingError: as for `update`; no weight changed.
         """
         config = self.config
-        outputs: list[LossOutput] = []
-        seen, right, moved = NO_MISMATCH, 0.0, list[Tensor]()
+        tally = Tally()
         try:
+            if config.baseline == "variance":
+                parts, tally.baseline = centred(self.decoder, parts, self.stepper.parameters, precision=config.precision)
             whole = self._whole(parts, loss, olds, refs)
             for i, part in enumerate(parts):
                 scores = score(
@@ -214,31 +264,33 @@ class Learner:
                     checkpointing=config.checkpointing,
                     entropy=self._entropy,
                     hits=hits,
+                    teaching=None if told is None else told[i],
                 )
                 now, ref = scores.logp_K.detach(), None if refs is None else refs[i]
                 given = None if olds is None else olds[i]
                 if check:
-                    seen = self._compare(seen, now if given is None else given, part)
+                    self._compare(tally, now if given is None else given, part)
                 if keep and olds is not None and given is None:
                     olds[i] = now
                 if whole is None:
-                    outputs.append(_finite(loss(self._inputs(part, scores, given, ref))))
-                    outputs[-1].loss.backward()  # pyright: ignore[reportUnknownMemberType]
+                    tally.outputs.append(_finite(loss(self._inputs(part, scores, given, ref))))
+                    tally.outputs[-1].loss.backward()  # pyright: ignore[reportUnknownMemberType]
                 else:
                     whole.pulls[i].apply(scores.logp_K, scores.entropy_K)
-                right += 0.0 if scores.hits_K is None else float(scores.hits_K.sum())
+                tally.hits += 0.0 if scores.hits_K is None else float(scores.hits_K.sum())
                 if config.step_size == "effective":
-                    moved.append(_moved(now, part))
+                    tally.moved.append(moved(now, part))
             norm = self._clip()
-            lr = self._advance(parts[0], moved)
+            lr = self._advance(parts[0], tally.moved)
             if self.adapters is not None:
                 self.adapters.merge()
         finally:
             self.stepper.clear()
-        outputs = outputs if whole is None else [whole.output]
-        sums, maxima = merged([o.sums for o in outputs], sum), merged([o.maxima for o in outputs], max)
-        self.controller.observe(sums, parts[0].totals.sequences)
-        return StepResult(sum(float(o.loss.detach()) for o in outputs), norm, lr, sums, maxima, seen, right)
+        if whole is not None:
+            tally.outputs = [whole.output]
+        result = tally.result(norm, lr)
+        self.controller.observe(result.sums, parts[0].totals.sequences)
+        return result
 
     def state(self) -> dict[str, Any]:
         """All that a checkpoint must keep besides the weights: with a reference, its weights too."""
@@ -247,6 +299,8 @@ class Learner:
             kept["base"] = self._base
         if self.adapters is not None:
             kept["adapters"] = self.adapters.state()
+        if self.average is not None:
+            kept["average"] = self.average.state_dict()
         return kept if self.reference is None else {**kept, "reference": self.reference.state_dict()}
 
     def restore(self, state: dict[str, Any]) -> None:
@@ -269,6 +323,12 @@ class Learner:
             if "reference" not in state:
                 raise ConfigError("the checkpoint was made without a reference; continue with the loss it was made with")
             self.reference.load_state_dict(state["reference"])
+        if self.average is not None:
+            if "average" not in state:
+                raise ConfigError(
+                    "the checkpoint was made without a running average; continue with the learner it was made with"
+                )
+            self.average.load_state_dict(state["average"])
 
     def _begin(self) -> None:
         """Forgets the optimiser's state, and what was learned, where the config says so."""
@@ -279,11 +339,32 @@ class Learner:
         if self._base is not None or self.config.reset:
             self.stepper.forget()
 
-    def _plan(self, batch: Batch) -> list[list[Packed]]:
+    def _told(self, teacher: Teaches, cut: Sequence[Batch], parts: Sequence[Packed]) -> list[Teaching | None]:
+        """What the teacher says of every part of a step.
+
+        Raises:
+            ConfigError: the objective has no use for it.
+        """
+        objective = self.config.loss.objective
+        if not isinstance(objective, ReadsDistributions):
+            raise ConfigError("a teacher's distributions are for the objectives gkd and sdpo; choose one of them")
+        pairs = zip(cut, parts, strict=True)
+        return [Teaching(teacher.decoder, teacher.states(b, p), objective.divergence) for b, p in pairs]
+
+    def _follow(self) -> None:
+        """Moves the running average of the weights."""
+        share = self.config.average
+        if self.average is None or share is None:
+            return
+        with torch.no_grad():
+            for slow, now in zip(self.average.parameters(), self.decoder.parameters(), strict=True):
+                slow.lerp_(now, share)
+
+    def _plan(self, batch: Batch) -> list[list[Batch]]:
         """Optimiser steps, each as its micro-batches."""
         config = self.config
         steps = minibatches(batch, config.minibatches, stream(config.seed, "update", self.updates))
-        return [[pack(part, self._device) for part in split(step, config.max_tokens)] for step in steps]
+        return [split(step, config.max_tokens) for step in steps]
 
     def _logp(self, decoder: LanguageModel, part: Packed) -> Tensor:
         with torch.no_grad():
@@ -293,7 +374,7 @@ class Learner:
         """What the loss reads; without `old` the ratio refers to the scores themselves or to the recorded ones."""
         if old is None:
             old = part.logp_infer_K if self.config.old == "sampler" else scores.logp_K.detach()
-        return part.inputs(scores.logp_K, old, scores.entropy_K, ref, self.controller.coefficients)
+        return part.inputs(scores.logp_K, old, scores.entropy_K, ref, self.controller.coefficients, scores.divergence_K)
 
     def _whole(
         self, parts: Sequence[Packed], loss: Loss, olds: list[Tensor | None] | None, refs: Sequence[Tensor] | None
@@ -311,19 +392,24 @@ class Learner:
         _finite(whole.output)
         return whole
 
-    def _advance(self, part: Packed, moved: Sequence[Tensor]) -> float:
-        """Steps the optimiser; the learning rate used. With `moved`, it is scaled to the effective number of sequences."""
-        if not moved:
+    def _advance(self, part: Packed, log_ratios: Sequence[Tensor]) -> float:
+        """Steps the optimiser; the learning rate used. With `log_ratios`, it is scaled to the effective number of sequences."""
+        if not log_ratios:
             lr = self.stepper.lr
             self.stepper.step()
             return lr
-        log_S = torch.stack(list(moved)).sum(0)[part.totals.tokens_S > 0]
+        log_S = torch.stack(list(log_ratios)).sum(0)[part.totals.tokens_S > 0]
         factor = float(lr_factor(sequence_weights(log_S)))
         lr = self.stepper.lr * factor
         self.stepper.step(factor)
         return lr
 
-    def _compare(self, seen: Mismatch, old_K: Tensor, part: Packed) -> Mismatch:
+    def _compare(self, tally: Tally, old_K: Tensor, part: Packed) -> None:
+        """Enters how far the scores are from what the sampler recorded.
+
+        Raises:
+            MismatchError: too far.
+        """
         config = self.config
         found = measure_mismatch(old_K, part.logp_infer_K, part.sampled_K, bound=config.mismatch_warn)
         if found.max_abs > config.mismatch_error:
@@ -333,10 +419,9 @@ class Learner:
                 f"{config.mismatch_warn:g}). Sampler and learner must use the same weights, temperature and ids, and "
                 "sampling must not truncate (top_p 1, top_k 0, min_p 0)"
             )
-        merged = seen.merge(found)
-        if found.max_abs > config.mismatch_warn >= seen.max_abs:
+        if found.max_abs > config.mismatch_warn >= tally.mismatch.max_abs:
             log.warning("sampler and learner log-probabilities differ by up to %.3g nats", found.max_abs)
-        return merged
+        tally.look(found, old_K, part)
 
     def _clip(self) -> float:
         """Scales the gradients down where they are too long and returns their norm.
@@ -365,12 +450,3 @@ def _finite(output: LossOutput) -> LossOutput:
     if not isfinite(value):
         raise TrainingError(f"the loss is {value!r}; no weight was changed. Lower the learning rate or use fp32")
     return output
-
-
-def _moved(logp_K: Tensor, part: Packed) -> Tensor:
-    """Log of each sequence's ratio theta / sampler over this part's tokens, nats `[S]`."""
-    zeros_S = logp_K.new_zeros(part.totals.tokens_S.shape[0])
-    moved_K = log_ratio(logp_K, part.logp_infer_K)
-    if part.sampled_K is not None:
-        moved_K = torch.where(part.sampled_K, moved_K, 0.0)
-    return zeros_S.index_add(0, part.sequence_K, moved_K)

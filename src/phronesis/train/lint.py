@@ -211,6 +211,13 @@ RULES: tuple[Rule, ...] = (
         credit.maxrl_negative,
     ),
     Rule(
+        "baseline-twice",
+        "warn",
+        "VCPO's baseline on credit that is compared with something already, or under an objective that reads no advantage",
+        'Set credit.baseline.type="none" (and batch.drop_silent=false), or learner.baseline="credit".',
+        credit.baseline_twice,
+    ),
+    Rule(
         "teacher-unread",
         "refuse",
         "a distillation objective without credit opd at coefficient 1, from which it reads the teacher",
@@ -273,6 +280,21 @@ RULES: tuple[Rule, ...] = (
         "a loss beside a lesson that has one of its own",
         "Leave learner.loss at its defaults, set the lesson's objective, or set lesson=none.",
         lessons.loss_unread,
+    ),
+    Rule(
+        "lesson-objective",
+        "refuse",
+        "a lesson and an objective that do not go together",
+        'Lessons distil and self_distil go with learner.loss.objective.type="gkd" or "sdpo", rationalise with "supervised" or '
+        '"dft".',
+        lessons.lesson_objective,
+    ),
+    Rule(
+        "hints-alone",
+        "refuse",
+        "self-distillation from siblings in groups of one",
+        "Set group_size to 2 or more, or give lesson.feedback.",
+        lessons.hints_alone,
     ),
     Rule(
         "pairs-alone",

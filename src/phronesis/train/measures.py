@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from statistics import fmean, pstdev
 
 from phronesis.env import EnvSpec
@@ -87,14 +87,17 @@ def update_metrics(update: UpdateMetrics) -> dict[str, float]:
         "mismatch/kl_k1": update.mismatch_k1,
         "mismatch/chi2": update.mismatch_chi2,
         "mismatch/effective_share": update.mismatch_ess,
-    } | _corrections(update.shares)
+    } | _optional(update)
 
 
-def _corrections(shares: Mapping[str, float]) -> dict[str, float]:
-    """What corrections and a reference did, where the loss has them."""
+def _optional(update: UpdateMetrics) -> dict[str, float]:
+    """What corrections, a reference and a baseline of the step did, and sequences compared, where there are any."""
+    shares = update.shares
     left_out = [v for k, v in shares.items() if k.startswith(("zeroed_", "rejected_"))]
     found = {"update/left_out_share": min(1.0, sum(left_out))} if left_out else {}
-    keys = {"update/weight": "weight", "update/ref_kl": "ref_kl"}
+    if update.perplexity_ratio is not None:
+        found["mismatch/perplexity_ratio"] = update.perplexity_ratio
+    keys = {"update/weight": "weight", "update/ref_kl": "ref_kl", "update/baseline": "baseline"}
     return found | {key: shares[name] for key, name in keys.items() if name in shares}
 
 

@@ -111,6 +111,7 @@ _DEFINED = (
     ),
     _metric("update/weight", "ratio", "Mean factor that corrections put on a trained token's loss; 0 where left out."),
     _metric("update/ref_kl", "nats", "Mean configured estimate of the divergence from the reference per trained token."),
+    _metric("update/baseline", "reward", "What VCPO's baseline of least variance took from every trained token's credit."),
     _metric("update/tokens", "tokens", "Trained tokens in the update.", "sum"),
     _metric(
         "mismatch/kl",
@@ -157,6 +158,11 @@ _DEFINED = (
     _metric("gateway/forked", "requests", "Requests that went on where another one had gone on before.", "sum"),
     _metric("gateway/repaired", "messages", "Messages that came back altered and were recognised.", "sum"),
     _metric("gateway/left_out", "turns", "Sampled messages left out: never delivered, or asked for again.", "sum"),
+    _metric(
+        "mismatch/perplexity_ratio",
+        "ratio",
+        "Mean over sequences of the learner's perplexity over the sampler's, before the update; 1 where they agree.",
+    ),
     # re-runs and the critic
     _metric(
         "rerun/episodes", "episodes", "Continuations played from inside episodes for credit, faulted ones included.", "sum"
@@ -192,6 +198,27 @@ _DEFINED = (
     _metric("pairs/left_out_no_tokens", "pairs", "Pairs of which a side sampled nothing.", "sum"),
     _metric("pairs/left_out_same", "pairs", "Pairs whose sides nothing trained tells apart.", "sum"),
     _metric("pairs/left_out_no_common_step", "pairs", "Pairs whose sides never answer one prompt differently.", "sum"),
+    # lessons with a teacher or a hint
+    _metric("distil/divergence", "nats", "Mean divergence from the teacher's distributions per trained token, as configured."),
+    _metric("distil/attempts", "episodes", "Attempts the teacher has judged.", "sum"),
+    _metric("distil/traces", "traces", "Demonstrations the teacher has judged.", "sum"),
+    _metric("distil/left_out_too_long", "traces", "Demonstrations longer than the model's context.", "sum"),
+    _metric("distil/left_out_no_hint", "episodes", "Attempts left out: neither a sibling's success nor feedback.", "sum"),
+    _metric("distil/left_out_no_room", "episodes", "Attempts left out: with the hint they exceed the model's context.", "sum"),
+    _metric("hinted/tasks", "tasks", "Tasks played again with a hint.", "sum"),
+    _metric("hinted/episodes", "episodes", "Attempts with a hint; they are in no other count.", "sum"),
+    _metric("hinted/learned", "traces", "Attempts with a hint, or questions, learned from without it.", "sum"),
+    _metric("hinted/left_out_failed", "episodes", "Attempts with a hint that were not verified.", "sum"),
+    _metric("hinted/left_out_duplicate", "episodes", "Attempts with a hint that said what another one said.", "sum"),
+    _metric("hinted/left_out_over_cap", "episodes", "Verified attempts with a hint above the cap of their task.", "sum"),
+    _metric("hinted/left_out_fault", "episodes", "Attempts with a hint that faulted or were not scored.", "sum"),
+    _metric("hinted/left_out_no_tokens", "episodes", "Attempts that sampled nothing.", "sum"),
+    _metric("hinted/left_out_no_room", "tasks", "Questions that exceed the model's context.", "sum"),
+    _metric("hinted/left_out_rewritten", "episodes", "Attempts whose hint the format has put into later prompts.", "sum"),
+    _metric("rlag/knowledge", "nats", "Mean log-probability per token of the knowledge."),
+    _metric("rlag/augmented", "nats", "Mean log-probability per token of answers given with the knowledge, without it."),
+    _metric("rlag/plain", "nats", "Mean log-probability per token of answers given without the knowledge."),
+    _metric("rlag/agree", "share", "Share of questions whose answers with and without the knowledge are the same."),
     # supervised priming
     _metric("prime/loss", "nats", "Mean negative log-likelihood per target token of the supervised traces."),
     _metric("prime/accuracy", "share", "Share of target tokens whose most likely prediction is right."),

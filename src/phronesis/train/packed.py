@@ -60,6 +60,7 @@ class Packed(NamedTuple):
         entropy_K: Tensor | None = None,
         logp_ref_K: Tensor | None = None,
         coefficients: Coefficients = AS_CONFIGURED,
+        divergence_K: Tensor | None = None,
     ) -> LossInputs:
         """What a loss reads."""
         return LossInputs(
@@ -76,6 +77,7 @@ class Packed(NamedTuple):
             observed_N=self.observed_K,
             trace_N=self.trace_K,
             coefficients=coefficients,
+            divergence_N=divergence_K,
         )
 
 

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from statistics import fmean
 from typing import NamedTuple
 
+import torch
 from msgspec import Struct
 from torch import Tensor
 
-from phronesis.losses import NO_MISMATCH, Mismatch
+from phronesis.losses import NO_MISMATCH, LossOutput, Mismatch
+from phronesis.losses.mismatch import perplexity_ratio
 from phronesis.records import Batch
+from phronesis.train.packed import Packed
 
 
 class UpdateMetrics(Struct, frozen=True, kw_only=True):
@@ -57,6 +61,8 @@ class UpdateMetrics(Struct, frozen=True, kw_only=True):
     """Effective share of tokens under the weights learner / sampler."""
     mismatch_chi2: float
     """Mean squared probability ratio learner / sampler, minus 1."""
+    perplexity_ratio: float | None = None
+    """Mean over sequences of the learner's perplexity over the sampler's; None when nothing was compared."""
     seconds: float
     """Wall-clock time."""
     shares: dict[str, float] = {}
@@ -80,6 +86,46 @@ class StepResult(NamedTuple):
     """Learner against sampler, where it was measured."""
     hits: float
     """Trained tokens that were the most likely ones; 0 unless asked for."""
+    perplexities: tuple[float, ...] = ()
+    """Per sequence, the learner's perplexity over the sampler's, where it was measured."""
+
+
+class Tally:
+    """What the micro-batches of one optimiser step add up to, while they are computed."""
+
+    def __init__(self) -> None:
+        self.outputs: list[LossOutput] = []
+        """The loss of each; of the whole step where the parts do not add up."""
+        self.mismatch = NO_MISMATCH
+        """Learner against sampler."""
+        self.hits = 0.0
+        """Trained tokens that were the most likely ones."""
+        self.moved: list[Tensor] = []
+        """Log-ratios of sequences, theta over sampler, `[S]` each."""
+        self.baseline: float | None = None
+        """What was taken from the credit; None when nothing was."""
+        self._compared: list[tuple[Tensor, Tensor, Tensor]] = []
+
+    def look(self, found: Mismatch, old_K: Tensor, part: Packed) -> None:
+        """Enters a part's comparison of the learner with the sampler, and its log-probabilities."""
+        self.mismatch = self.mismatch.merge(found)
+        rows = (old_K, part.logp_infer_K, part.sequence_K)
+        self._compared.append(rows if part.sampled_K is None else tuple(row[part.sampled_K] for row in rows))  # pyright: ignore[reportArgumentType]
+
+    def result(self, grad_norm: float, lr: float) -> StepResult:
+        """The step, once its weights have changed."""
+        sums, maxima = merged([o.sums for o in self.outputs], sum), merged([o.maxima for o in self.outputs], max)
+        if self.baseline is not None:
+            sums["baseline"] = self.baseline
+        loss = sum(float(o.loss.detach()) for o in self.outputs)
+        return StepResult(loss, grad_norm, lr, sums, maxima, self.mismatch, self.hits, self._perplexities())
+
+    def _perplexities(self) -> tuple[float, ...]:
+        if not self._compared:
+            return ()
+        old_K, infer_K, sequence_K = (torch.cat(column) for column in zip(*self._compared, strict=True))
+        ratio_S = perplexity_ratio(old_K.double(), infer_K.double(), sequence_K, int(sequence_K.max()) + 1)
+        return tuple(float(r) for r in ratio_S[~ratio_S.isnan()])
 
 
 def merged(parts: Sequence[dict[str, Tensor]], combine: Callable[[list[float]], float]) -> dict[str, float]:
@@ -103,6 +149,7 @@ def summary(results: Sequence[StepResult], batch: Batch, *, computed: int, secon
     seen = NO_MISMATCH
     for result in results:
         seen = seen.merge(result.mismatch)
+    ratios = [ratio for result in results for ratio in result.perplexities]
     n = max(len(results), 1)
     sums = {name: sum(r.sums.get(name, 0.0) for r in results) / n for name in dict.fromkeys(k for r in results for k in r.sums)}
     shares = {k: v for k, v in sums.items() if k not in ("kl_k1", "kl_k2", "kl_k3", "entropy")}
@@ -128,6 +175,7 @@ def summary(results: Sequence[StepResult], batch: Batch, *, computed: int, secon
         mismatch_above=seen.above_share,
         mismatch_ess=seen.ess_share,
         mismatch_chi2=seen.chi2,
+        perplexity_ratio=fmean(ratios) if ratios else None,
         seconds=seconds,
         shares=shares,
     )

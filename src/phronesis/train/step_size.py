@@ -9,7 +9,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from phronesis.losses.inputs import MAX_LOG_RATIO
+from phronesis.losses.inputs import MAX_LOG_RATIO, log_ratio
+from phronesis.train.packed import Packed
 
 
 def effective_size(weights_B: Tensor) -> Tensor:
@@ -36,6 +37,15 @@ def variance_baseline(weights_B: Tensor, grad_norm_sq_B: Tensor, rewards_B: Tens
     factors_B = weights_B.square() * grad_norm_sq_B
     total = factors_B.sum()
     return torch.where(total > 0, (factors_B * rewards_B).sum() / torch.where(total > 0, total, 1.0), 0.0)
+
+
+def moved(logp_K: Tensor, part: Packed) -> Tensor:
+    """Log of each sequence's ratio theta / sampler over a part's sampled tokens, nats `[S]`."""
+    zeros_S = logp_K.new_zeros(part.totals.tokens_S.shape[0])
+    moved_K = log_ratio(logp_K, part.logp_infer_K)
+    if part.sampled_K is not None:
+        moved_K = torch.where(part.sampled_K, moved_K, 0.0)
+    return zeros_S.index_add(0, part.sequence_K, moved_K)
 
 
 def sequence_weights(log_ratio_S: Tensor) -> Tensor:

@@ -17,6 +17,7 @@ from msgspec import Struct
 from phronesis.credit.trees.search import step_pairs
 from phronesis.data.preferences import Collected, Preference, best_against_worst
 from phronesis.data.traces import Trace
+from phronesis.env import EnvSpec
 from phronesis.errors import ConfigError
 from phronesis.losses.preference.dpo import DPOLoss
 from phronesis.models.causal import LanguageModel
@@ -48,6 +49,9 @@ class PairsLesson(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True,
     def __post_init__(self) -> None:
         if self.margin < 0:
             raise ConfigError(f"pairs margin {self.margin!r} must be at least 0")
+
+    def check(self, spec: EnvSpec) -> None:
+        """Every environment will do."""
 
     def begin(self, ground: Ground) -> PairTeaching:
         """The lesson at work.

@@ -54,6 +54,7 @@ def silent_dropped(run: RunConfig) -> str | None:
         for name, there in (
             ("the entropy bonus", loss.entropy_gradient),
             ("the divergence from the reference", loss.kl is not None),
+            ("the baseline of least variance", run.learner.baseline == "variance"),
             ("the observation stream", loss.observations > 0),
             (
                 f"the pull of objective {tag_of(objective)!r} towards the sampler",

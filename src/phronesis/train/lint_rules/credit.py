@@ -8,6 +8,7 @@ from phronesis.credit import (
     GroupStandard,
     IGPOCredit,
     MaxRL,
+    NoBaseline,
     OPDCredit,
     PotentialCredit,
     SELAURCredit,
@@ -68,6 +69,20 @@ def maxrl_negative(run: RunConfig) -> str | None:
             "it blows credit up, and below it there is none"
         )
     return None
+
+
+def baseline_twice(run: RunConfig) -> str | None:
+    """It is made for the reward itself."""
+    objective = run.learner.loss.objective
+    if run.learner.baseline != "variance" or isinstance(run.credit, str):
+        return None
+    if isinstance(objective, SupervisedLoss | DFTLoss):
+        return f'learner.baseline="variance" changes advantages, of which objective {tag_of(objective)!r} reads none'
+    if isinstance(getattr(run.credit, "baseline", None), NoBaseline):
+        return None
+    return (
+        f'learner.baseline="variance" is a baseline of its own, and credit {tag_of(run.credit)!r} has compared rewards before'
+    )
 
 
 def teacher_unread(run: RunConfig) -> str | None:

@@ -25,7 +25,8 @@ KEY = "algorithm"
 """What names a preset in files and overrides."""
 
 Preset = Callable[..., Algorithm]
-"""``preset(run, **ingredients) -> Algorithm``; ingredients are keyword-only texts, settings of ``credit`` of the same name."""
+"""``preset(run, **ingredients) -> Algorithm``; ingredients are keyword-only texts, settings of ``credit`` or ``lesson`` of the
+same name."""
 
 PRESETS: dict[str, Preset] = {
     preset.__name__: preset
@@ -74,6 +75,9 @@ PRESETS: dict[str, Preset] = {
         imitation.opd,
         imitation.raft,
         imitation.star,
+        imitation.gkd,
+        imitation.sdpo,
+        imitation.rlag,
         imitation.dpo,
         imitation.step_dpo,
         imitation.step_apo,
@@ -83,7 +87,7 @@ PRESETS: dict[str, Preset] = {
 
 REPLACED = ("player", "credit", "critic", "dynamic", "batch", "lesson", "groups", "group_size")
 """Fields of a run that a preset sets."""
-REPLACED_LEARNER = ("loss", "epochs", "minibatches", "old", "reset", "restart", "step_size")
+REPLACED_LEARNER = ("loss", "epochs", "minibatches", "old", "reset", "restart", "average", "step_size", "baseline")
 """Fields of its learner that a preset sets."""
 
 
@@ -103,7 +107,7 @@ def explanation(name: str) -> str:
 
 
 def ingredients(name: str) -> list[str]:
-    """Settings of ``credit`` a preset takes, of which some are needed."""
+    """Settings of ``credit`` or ``lesson`` a preset takes, of which some are needed."""
     return [p.name for p in inspect.signature(get(name)).parameters.values() if p.kind is p.KEYWORD_ONLY]
 
 
@@ -161,10 +165,11 @@ def _replaced(table: Table, name: object, stronger: Sequence[Table], run: RunCon
         raise ConfigError(f"{KEY}: expected a name, got {name!r}; phronesis algorithms lists them")
     given: dict[str, str] = {}
     for layer in stronger:
-        credit = config.plain(layer).get("credit")
-        if isinstance(credit, Mapping):
-            fields = cast(Mapping[str, object], credit)
-            given |= {key: str(fields[key]) for key in ingredients(name) if key in fields}
+        for section in ("credit", "lesson"):
+            settings = config.plain(layer).get(section)
+            if isinstance(settings, Mapping):
+                fields = cast(Mapping[str, object], settings)
+                given |= {key: str(fields[key]) for key in ingredients(name) if key in fields}
     found = config.start(RunConfig, get(name)(run, **given).over(run))
     learner, new = cast(Table, table["learner"]), cast(Table, found["learner"])
     part = {key: found[key] for key in REPLACED}

@@ -41,6 +41,8 @@ class Algorithm(Struct, frozen=True, kw_only=True):
     """Forget the optimiser's state whenever the sampler gets new weights."""
     restart: bool = False
     """Begin every update from the base model."""
+    average: float | None = None
+    """How far a running average of the weights follows each update."""
     group_size: int | None = None
     """Episodes per task; None keeps the run's. With 1 the run plays as many episodes a step as before, each of another task."""
     batch: BatchConfig = BatchConfig()
@@ -75,7 +77,9 @@ class Algorithm(Struct, frozen=True, kw_only=True):
                 old=self.old,
                 reset=self.reset,
                 restart=self.restart,
+                average=self.average,
                 step_size="scheduled",
+                baseline="credit",
             ),
         )
 
