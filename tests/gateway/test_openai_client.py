@@ -1,4 +1,4 @@
-"""The `openai` SDK, unmodified, in a hand-written tool loop: plain, streamed, in parallel."""
+"""The `openai` SDK, unmodified, in a hand-written tool loop over chat completions and over Responses, plain and streamed."""
 
 import httpx
 import openai
@@ -51,3 +51,42 @@ def test_a_tool_loop_is_one_token_exact_line(stream):
     assert record.turns[0].action.tool_calls[0].arguments == {"item": "fig"}
     assert record.turns[0].reply.messages[0].text == PRICES["fig"]
     assert record.reward.value == 1.0
+
+
+def responses_loop(client, question, stream):
+    """The same agent on the Responses API; the items of an answer go back as they came."""
+    tool = {"type": "function", **LOOK_UP["function"], "strict": False}
+    items = [{"role": "user", "content": question}]
+    while True:
+        asked = {"model": "gpt-5", "instructions": "You sell fruit.", "input": items, "tools": [tool]}
+        if stream:
+            with client.responses.stream(**asked) as events:
+                for _ in events:
+                    pass
+                answer = events.get_final_response()
+        else:
+            answer = client.responses.create(**asked)
+        items += [item.model_dump(exclude_none=True) for item in answer.output]
+        called = [item for item in answer.output if item.type == "function_call"]
+        if not called:
+            return answer.output_text
+        items += [
+            {"type": "function_call_output", "call_id": c.call_id, "output": run_tool(c.name, c.arguments)} for c in called
+        ]
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_tool_loop_over_the_responses_api_is_one_token_exact_line(stream):
+    with gateway() as (address, book):
+        episode = opened(address, task="kiwi")
+        with openai.OpenAI(base_url=episode["base_url"], api_key="unused") as client:
+            assert responses_loop(client, "price of kiwi", stream) == "It costs 7."
+            with pytest.raises(openai.BadRequestError, match="send the whole conversation"):
+                client.responses.create(model="m", input="and?", previous_response_id="x")
+            with pytest.raises(openai.BadRequestError, match=r"text.format 'json_object' cannot be enforced"):
+                client.responses.create(model="m", input="and?", text={"format": {"type": "json_object"}})
+        end = httpx.post(f"{address}/episodes/{episode['id']}/finish", json={"reward": 1.0}).json()
+    assert (end["roots"], end["requests"]) == (1, {"opened": 1, "extended": 1})
+    record = prove(book.played[0])
+    assert [t.parent for t in record.turns] == [None, 0]
+    assert record.turns[0].action.thought == "look it up"

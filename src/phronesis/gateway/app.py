@@ -11,7 +11,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from phronesis.gateway import anthropic, episodes, openai, tokens
+from phronesis.gateway import anthropic, episodes, openai, responses, tokens
 from phronesis.gateway.book import Book
 from phronesis.gateway.errors import GatewayError
 from phronesis.gateway.http import ErrorWriter, Gone, answer, anthropic_error, as_refusal, check_token, openai_error, refuse
@@ -55,6 +55,7 @@ def application(book: Book, token: str | None = None) -> Starlette:
         Route("/episodes/{episode}/finish", guarded(episodes.finish), methods=["POST"]),
         *both("/v1/models", openai.models, ["GET"]),
         *both("/v1/chat/completions", openai.chat_completions, ["POST"]),
+        *both("/v1/responses", responses.responses, ["POST"]),
         *both("/v1/messages", anthropic.messages, ["POST"], anthropic_error),
         *both("/v1/messages/count_tokens", anthropic.count_tokens, ["POST"], anthropic_error),
         Route("/inference/v1/generate", guarded(tokens.generate), methods=["POST"]),
