@@ -155,12 +155,10 @@ def test_the_guard_gives_a_stubborn_command_no_more_than_its_grace():
 
 
 def test_the_guard_ends_with_its_command():
-    guarded = subprocess.run(
-        [sys.executable, "-I", guard.__file__, "0.3", sys.executable, "-c", "import sys; sys.exit(7)"],
-        stdin=subprocess.PIPE,
-        check=False,
-    )
-    assert guarded.returncode == 7
+    code = "import sys; sys.exit(7)"
+    guarded = subprocess.Popen([sys.executable, "-I", guard.__file__, "0.3", sys.executable, "-c", code], stdin=subprocess.PIPE)
+    with guarded:
+        assert guarded.wait(20) == 7
 
 
 def test_the_command_and_what_a_vllm_for_the_cpu_needs_besides(tmp_path: Path):

@@ -18,7 +18,7 @@ def main() -> int:
     """Guards one command; returns its exit code."""
     grace, command = float(sys.argv[1]), sys.argv[2:]
     for number in (signal.SIGINT, signal.SIGHUP, signal.SIGTERM):
-        signal.signal(number, lambda *_: None)  # the pipe alone decides; ignoring would be inherited by the command
+        signal.signal(number, _stay)  # the pipe alone decides; ignoring would be inherited by the command
     child = subprocess.Popen(command, stdin=subprocess.DEVNULL, start_new_session=True, restore_signals=True)
 
     def watch() -> None:
@@ -39,6 +39,10 @@ def main() -> int:
         time.sleep(0.05)
     _kill(child.pid, signal.SIGKILL)
     return code if code >= 0 else 128 - code
+
+
+def _stay(number: int, frame: object) -> None:
+    pass
 
 
 def _kill(group: int, number: int) -> None:
