@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from phronesis.chat.doctor import diagnose, render_report
-from phronesis.cli import machine, sandbox
+from phronesis.cli import machine, model, sandbox
 from phronesis.cli.arguments import AlgorithmName, Changes, Source
 from phronesis.cli.output import AsJson, examples, new_app, say, say_json
 from phronesis.cli.train import resolve
@@ -23,6 +23,7 @@ app = new_app()
     epilog=examples(
         "phronesis doctor",
         "phronesis doctor --json",
+        "phronesis doctor model path/to/model",
         "phronesis doctor template path/to/model",
         "phronesis doctor config quickstart --algorithm gspo",
         "phronesis doctor sandbox",
@@ -31,8 +32,9 @@ app = new_app()
 def doctor(context: typer.Context, as_json: AsJson = False) -> None:
     """Report on this machine: versions, processors, threads, memory, disk, and what to change.
 
-    `phronesis doctor template PATH` says whether a model's chat template can be used token-exactly, `phronesis doctor config`
-    whether the settings of a run make sense together, `phronesis doctor sandbox` how commands of a policy can be isolated here.
+    `phronesis doctor model PATH` says how a model would be computed, `phronesis doctor template PATH` whether its chat template
+    can be used token-exactly, `phronesis doctor config` whether the settings of a run make sense together, `phronesis doctor
+    sandbox` how commands of a policy can be isolated here.
     """
     if context.invoked_subcommand is not None:
         return
@@ -41,6 +43,29 @@ def doctor(context: typer.Context, as_json: AsJson = False) -> None:
         say_json(found)
     else:
         say(machine.render(found))
+
+
+@app.command(
+    "model",
+    epilog=examples(
+        "phronesis doctor model runs/quickstart-seed0/checkpoints/step-00000040", "phronesis doctor model . --json"
+    ),
+)
+def model_folder(
+    path: Annotated[Path, typer.Argument(metavar="PATH", help="Folder that save_pretrained wrote, or a checkpoint.")],
+    as_json: AsJson = False,
+) -> None:
+    """Say what a model folder holds, how the model would be computed and why, and whether its chat template can be used.
+
+    Exit code 1 when the model or its template cannot be used.
+    """
+    found = model.inspect(path)
+    if as_json:
+        say_json(found)
+    else:
+        say(model.render(found))
+    if found.computed is None or found.template == "fail":
+        raise typer.Exit(1)
 
 
 @app.command(

@@ -30,7 +30,8 @@ COMMANDS = {
     "play": "take the policy's place in an environment",
     "env": "list environments, or check that one keeps its promises",
     "bench": "measure how fast this machine decodes, beside others and its own bound",
-    "doctor": "report on this machine, a chat template, or the settings of a run",
+    "doctor": "report on this machine, a model, a chat template, or the settings of a run",
+    "export": "write a run's model, or its adapters, for transformers, vLLM and peft",
     "report": "write a run's report.html",
     "replay": "play a stored episode again and compare every token",
 }
