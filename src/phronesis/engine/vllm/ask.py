@@ -57,6 +57,8 @@ class Said(Struct, frozen=True, kw_only=True):
     """Ids the server says it consumed; None when it does not say."""
     labels: tuple[str, ...] = ()
     """Labels of the weights that sampled, oldest first; empty when the server does not say."""
+    newest_only: bool = False
+    """Whether older weights than those labelled may have taken part."""
     cached: int = 0
     """Prompt ids taken from its cache."""
     looked: float | None = None

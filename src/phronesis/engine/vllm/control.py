@@ -77,19 +77,3 @@ class VLLMControl:
             raise
         finally:
             await asyncio.shield(http.post("resume", retry=False))
-
-
-class NoControl:
-    """For servers whose weights never change."""
-
-    async def label(self, http: HttpClient, last: str | None) -> str | None:
-        """Nothing is known."""
-        return last
-
-    async def load(self, http: HttpClient, folder: Path, label: str) -> None:
-        """Refuses.
-
-        Raises:
-            EndpointFault: always.
-        """
-        raise EndpointFault(f"{http.base_url}: weights cannot be loaded through this route", url=http.base_url)

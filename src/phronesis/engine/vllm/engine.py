@@ -220,7 +220,8 @@ class VLLMEngine:
         """Versions that took part; where the server does not say, all from the request to now."""
         if self._save is None:
             return [self._version]
-        return [int(label.rpartition(":")[2]) for label in said.labels] or [since, self._version]
+        known = [int(label.rpartition(":")[2]) for label in said.labels] or [self._version]
+        return [since, *known] if said.newest_only or not said.labels else known
 
     async def _look(self, prompt: tuple[int, ...], parts: Parts, params: SamplingParams, since: int) -> None:
         """Fills in the log-probabilities of forced ids."""

@@ -6,19 +6,25 @@ import asyncio
 import logging
 import os
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
+from phronesis.engine.vllm.ask import Dialect
 from phronesis.engine.vllm.config import VLLMConfig
 from phronesis.engine.vllm.control import Control, VLLMControl
 from phronesis.engine.vllm.launch import RELOAD, Launched
 from phronesis.engine.vllm.routing import Router
 from phronesis.engine.vllm.server import Server
+from phronesis.engine.vllm.sglang import SGLangControl, SGLangRoute
 from phronesis.engine.vllm.weights import Target, WeightFolders
 from phronesis.engine.vllm.wire import CompletionsRoute, TokenRoute
 from phronesis.errors import ConfigError, PolicyFault
 
 log = logging.getLogger(__name__)
+
+DIALECTS: dict[str, Callable[[], Dialect]] = {"tokens": TokenRoute, "completions": CompletionsRoute, "sglang": SGLangRoute}
+"""Wire formats by the name the settings give them."""
 
 
 class Fleet:
@@ -89,7 +95,8 @@ class Fleet:
         if self.opened:
             return
         for url in self.config.urls:
-            self.servers.append(self._server(url, VLLMControl(self.config.reload)))
+            foreign = self.config.route == "sglang"
+            self.servers.append(self._server(url, SGLangControl() if foreign else VLLMControl(self.config.reload)))
         for index in range(self.config.servers):
             if model is None:
                 raise ConfigError("started vLLM servers need a model; attach to servers by urls instead")
@@ -173,8 +180,7 @@ class Fleet:
         self.folders.remove()
 
     def _server(self, url: str, control: Control) -> Server:
-        dialect = TokenRoute() if self.config.route == "tokens" else CompletionsRoute()
-        return Server(url, dialect, control, self.config, self._key)
+        return Server(url, DIALECTS[self.config.route](), control, self.config, self._key)
 
     def _fit(self, server: Server) -> bool:
         return server.alive and (self.target is None or server.label == self.target.label)

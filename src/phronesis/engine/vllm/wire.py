@@ -96,7 +96,7 @@ class TokenRoute:
 
     def read(self, content: bytes, ask: Ask) -> Said:
         """The answer, checked."""
-        reply = _decoded(content, _TokenReply)
+        reply = decoded(content, _TokenReply)
         choice = _only(reply.choices)
         numbers = choice.logprobs.content if choice.logprobs is not None else []
         if [p.token_id for p in numbers] != choice.token_ids:
@@ -119,7 +119,7 @@ class TokenRoute:
 
     def read_scores(self, content: bytes, ids: Sequence[int]) -> tuple[float, ...]:
         """Nats `[len(ids) - 1]`."""
-        reply = _decoded(content, _TokenReply)
+        reply = decoded(content, _TokenReply)
         return _scores(reply.prompt_logprobs, reply.prompt_token_ids, ids)
 
 
@@ -141,7 +141,7 @@ class CompletionsRoute:
 
     def read(self, content: bytes, ask: Ask) -> Said:
         """The answer, checked."""
-        reply = _decoded(content, _TextReply)
+        reply = decoded(content, _TextReply)
         choice = _only(reply.choices)
         if choice.token_ids is None:
             raise WireError("choices[0].token_ids", "missing: the server does not know return_token_ids; use a newer vLLM")
@@ -161,7 +161,7 @@ class CompletionsRoute:
 
     def read_scores(self, content: bytes, ids: Sequence[int]) -> tuple[float, ...]:
         """Nats `[len(ids) - 1]`."""
-        choice = _only(_decoded(content, _TextReply).choices)
+        choice = _only(decoded(content, _TextReply).choices)
         return _scores(choice.prompt_logprobs, choice.prompt_token_ids, ids)
 
 
@@ -180,7 +180,12 @@ def _params(ask: Ask) -> dict[str, object]:
     return params | ({"stop": ask.stop_strings} if ask.stop_strings else {"detokenize": False})
 
 
-def _decoded(content: bytes, kind: type[T]) -> T:
+def decoded(content: bytes, kind: type[T]) -> T:
+    """The JSON, as what it should be.
+
+    Raises:
+        WireError: it is something else.
+    """
     try:
         return msgspec.json.decode(content, type=kind)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:  # also NaN, which is no JSON
