@@ -5,19 +5,14 @@ import asyncio
 import json
 import logging
 import socket
-import sys
-from pathlib import Path
 
 import httpx
+import lessons
 import openai
 import pytest
+import tiny_jobs
 from msgspec.structs import replace
 from outside_agents import agents, mirror
-
-sys.path.append(str(Path(__file__).parents[1] / "train"))
-
-import lessons
-import tiny_jobs
 
 from phronesis.envs import registry
 from phronesis.errors import ConfigError
