@@ -73,3 +73,15 @@ def test_a_group_points_at_its_first_member():
     assert len(cache.origin) == len(cache.shared) == cache.slots and cache.shared[3] == 16
     cache.unshare()
     assert not cache.shared.any()
+
+
+def test_new_memory_is_announced_before_it_is_used():
+    told: list[tuple[int, bool]] = []
+    cache = KVCache(SIZES, torch.float32, torch.device("cpu"), 4, lambda part: told.append((part.nbytes, bool(part.any()))))
+    cache.reserve(1, 10)
+    cache.keys.fill_(1)
+    cache.values.fill_(1)
+    before = len(told)
+    cache.reserve(17, 100)
+    assert before >= 2 and [empty for _, empty in told[before:]] == [False, False]
+    assert [size for size, _ in told[before:]] == [cache.keys.nbytes, cache.values.nbytes]

@@ -7,6 +7,8 @@ block (B = T) the keys are a matrix, as PyTorch's product wants them; small bloc
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -31,9 +33,19 @@ def round_up(n: int, step: int) -> int:
 class KVCache:
     """Memory only: who owns a slot and which of its tokens are valid is the scheduler's business."""
 
-    def __init__(self, config: DecoderConfig, dtype: torch.dtype, device: torch.device, block: int | None = None):
-        """An empty cache with key blocks of `block` tokens, which divides `TOKEN_STEP`; None means one block a slot."""
-        self._config, self._dtype, self._device, self._block = config, dtype, device, block
+    def __init__(
+        self,
+        config: DecoderConfig,
+        dtype: torch.dtype,
+        device: torch.device,
+        block: int | None = None,
+        prepare: Callable[[Tensor], None] | None = None,
+    ):
+        """An empty cache with key blocks of `block` tokens, which divides `TOKEN_STEP`; None means one block a slot.
+
+        `prepare` is told of new memory before it is used.
+        """
+        self._config, self._dtype, self._device, self._block, self._prepare = config, dtype, device, block, prepare
         self.keys, self.values, self.mask = self._allocate(0, 0)
         """Keys `[L, S, J, T / B, E, B]`, values `[L, S, J, T, E]`, additive mask `[S, T]` (0 visible, −inf hidden)."""
         self.origin, self.shared = np.zeros((2, 0), np.int64)
@@ -124,6 +136,9 @@ class KVCache:
 
         keys = zeros(c.layers, slots, c.kv_heads, blocks, c.head_dim, block)
         values = zeros(c.layers, slots, c.kv_heads, tokens, c.head_dim)
+        if self._prepare is not None:
+            self._prepare(keys)
+            self._prepare(values)
         mask = torch.full((slots, tokens), -torch.inf, dtype=self._dtype, device=self._device)
         mask[:, :1] = 0
         return keys, values, mask

@@ -33,6 +33,10 @@ MOST_PARAMETERS = 1 << 25
 """Larger models gain little (their products dominate) and would keep a second copy of many weights."""
 FEWEST_ROWS = 8
 """A thread is worth its start for at least this many rows."""
+LINE = 16
+"""Numbers the processor's cache moves at once."""
+POOL = 1 << 21
+"""Numbers asked for at once for the copy of the weights."""
 
 _I64, _F32, _PTR = ctypes.c_int64, ctypes.c_float, ctypes.c_void_p
 _LAYER = (
@@ -116,10 +120,13 @@ class NativeCompute:
         self._packed_size, self._scratch_size = library.phronesis_packed, library.phronesis_scratch
         self._packed_size.argtypes, self._packed_size.restype = [_I64, _I64], _I64
         self._scratch_size.argtypes, self._scratch_size.restype = [_PTR, _I64], _I64
+        self._large = library.phronesis_large
+        self._large.argtypes, self._large.restype = [_PTR, _I64], None
         self._group = cast("int", library.phronesis_group())
         self.name = f"native-{library.phronesis_lanes()}"
         self._forward = Forward(decoder)
         self._held: dict[str, NDArray[np.float32]] = {}
+        self._pool = np.zeros(0, np.float32)
         self._turns: tuple[Tensor, Tensor] | None = None
         self._scratch: list[NDArray[np.float32]] = []
         self._threads: ThreadPoolExecutor | None = None
@@ -134,7 +141,11 @@ class NativeCompute:
 
     def cache(self) -> KVCache:
         """An empty cache with the blocks of keys that the step wants."""
-        return KVCache(self.decoder.config, torch.float32, self.decoder.device, self._group)
+
+        def prepare(part: Tensor) -> None:
+            self._large(part.data_ptr(), part.nbytes)
+
+        return KVCache(self.decoder.config, torch.float32, self.decoder.device, self._group, prepare)
 
     def bind(self) -> None:
         """The decoder's weights changed.
@@ -249,6 +260,19 @@ class NativeCompute:
                 wait(others)  # whatever happens here, nobody may still write into what the caller frees
             return [first, *(other.result() for other in others)]
 
+    def _take(self, size: int) -> NDArray[np.float32]:
+        """Memory for weights, in large pages, aligned to a line: what is asked for in turn lies together."""
+        if self._pool.size < size:
+            self._pool = self._zeros(max(size, POOL))
+        taken, self._pool = self._pool[:size], self._pool[-(-size // LINE) * LINE :]
+        return taken
+
+    def _zeros(self, size: int) -> NDArray[np.float32]:
+        """Zeros in large pages, aligned to a line."""
+        fresh = np.zeros(size + LINE, np.float32)
+        self._large(fresh.ctypes.data, fresh.nbytes)
+        return fresh[-fresh.ctypes.data // 4 % LINE :][:size]
+
     def _reserve(self, capacity: int, parts: int) -> None:
         """Tables of rotations up to the capacity, and memory for each part."""
         if self._turns is None or self._turns[0].shape[0] < capacity:
@@ -259,9 +283,9 @@ class NativeCompute:
         size = cast("int", self._scratch_size(ctypes.byref(self._model), capacity))
         for n in range(parts):
             if n == len(self._scratch):
-                self._scratch.append(np.zeros(size, np.float32))
+                self._scratch.append(self._zeros(size))
             elif self._scratch[n].size < size:  # the caches of running requests and of scoring differ in capacity
-                self._scratch[n] = np.zeros(size, np.float32)
+                self._scratch[n] = self._zeros(size)
 
     def _load(self) -> None:
         """Copies the weights into the step's order."""
@@ -280,9 +304,9 @@ class NativeCompute:
         source = tensor.detach().contiguous().numpy()
         outputs, inner = source.shape if matrix else (source.size, 1)
         size = cast("int", self._packed_size(outputs, inner))
-        target = self._held.setdefault(key, np.zeros(0, np.float32))
-        if not target.size:
-            target = self._held[key] = np.zeros(size, np.float32)
+        if key not in self._held:
+            self._held[key] = self._take(size)
+        target = self._held[key]
         if target.size != size:
             raise ConfigError(f"the engine cannot take the new weights: {key} has another shape; make a new engine")
         if matrix:

@@ -12,6 +12,9 @@
 #include <math.h>
 #include <stdint.h>
 #include <string.h>
+#if defined(__linux__)
+#include <sys/mman.h>
+#endif
 
 #if defined(__AVX512F__)
 #define VL 16
@@ -462,6 +465,16 @@ int64_t phronesis_lanes(void) { return VL; }
 
 /* Keys that lie together in the cache. */
 int64_t phronesis_group(void) { return GROUP; }
+
+/* Asks for large pages, before the memory is first written to: keys and values are read in many short runs. */
+void phronesis_large(void *memory, int64_t bytes) {
+#if defined(__linux__) && defined(MADV_HUGEPAGE)
+  uintptr_t page = 4096, from = ((uintptr_t)memory + page - 1) & ~(page - 1), to = ((uintptr_t)memory + bytes) & ~(page - 1);
+  if (to > from) madvise((void *)from, to - from, MADV_HUGEPAGE);
+#else
+  (void)memory, (void)bytes;
+#endif
+}
 
 /* Changes whenever a structure or an argument does; build.py expects the same number. */
 int64_t phronesis_interface(void) { return 4; }

@@ -58,7 +58,18 @@ class Vllm:
             free.bind(("127.0.0.1", 0))
             port = free.getsockname()[1]
         self._url = f"http://127.0.0.1:{port}"
-        limits = ("--max-model-len", "4096", "--max-num-seqs", "256", "--dtype", self.dtype, "--skip-tokenizer-init")
+        limits = (
+            "--max-model-len",
+            "4096",
+            "--max-num-seqs",
+            "256",
+            "--dtype",
+            self.dtype,
+            "--skip-tokenizer-init",
+            "--enable-scale-out",
+            "--generation-config",
+            "vllm",
+        )
         server = [str(python), "-m", "vllm.entrypoints.openai.api_server", "--served-model-name", "measured"]
         known = {"VLLM_CPU_KVCACHE_SPACE": "2", "VLLM_LOGGING_LEVEL": "ERROR", "VLLM_NO_USAGE_STATS": "1"}
         with (folder / "server.log").open("wb") as log:
@@ -68,7 +79,7 @@ class Vllm:
                 stderr=log,
                 stdin=subprocess.DEVNULL,
                 env={k: v for k, v in os.environ.items() if k != "PYTHONPATH"} | known,
-                start_new_session=True,
+                process_group=0,
             )
         started = time.monotonic()
         while time.monotonic() < started + START:
@@ -89,21 +100,17 @@ class Vllm:
 
         async def episode(client: httpx.AsyncClient, ids: list[int]) -> None:
             for turn in range(work.turns):
+                settings = {"max_tokens": work.new, "ignore_eos": True, "temperature": 1.0, "logprobs": 1, "detokenize": False}
                 body = {
                     "model": "measured",
-                    "prompt": ids,
-                    "max_tokens": work.new,
-                    "min_tokens": work.new,
-                    "ignore_eos": True,
-                    "temperature": 1.0,
-                    "logprobs": 0,
+                    "token_ids": ids,
                     "return_token_ids": True,
-                    "detokenize": False,
-                    "seed": None,
+                    "sampling_params": settings,
                     "cache_salt": f"run {self._salt}",
                 }
-                answer = await client.post("/v1/completions", json={k: v for k, v in body.items() if v is not None})
-                answer.raise_for_status()
+                answer = await client.post("/inference/v1/generate", json=body)
+                if answer.status_code != 200:
+                    raise ConfigError(f"vLLM answered {answer.status_code}: {answer.text[:300]}")
                 said: list[int] = answer.json()["choices"][0]["token_ids"]
                 assert len(said) == work.new, f"vLLM answered {len(said)} ids instead of {work.new}"
                 ids = [*ids, *said, *observation(ids[-1], turn)]
