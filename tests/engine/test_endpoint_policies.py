@@ -15,13 +15,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scripted_server import Said, events, serving
 
+from phronesis.chat.wire.exchange import ChatRequest
 from phronesis.engine.anthropic import AnthropicPolicy
 from phronesis.engine.endpoint import EndpointConfig, Price
 from phronesis.engine.endpoints import connect, parse
 from phronesis.engine.http import HttpLimits
 from phronesis.engine.openai import OpenAIPolicy
 from phronesis.engine.pace import WINDOW, Pace
-from phronesis.errors import ConfigError, EndpointFault
+from phronesis.errors import ConfigError, EndpointFault, PolicyFault
 from phronesis.policy import Chats, Policy, SamplingParams
 from phronesis.records import Finish, Message, TextPart, ToolCall, ToolSpec, Usage, say
 
@@ -254,3 +255,31 @@ def test_settings_that_cannot_work_are_refused(settings: dict[str, Any], said: s
 
 def test_settings_hold_nothing_secret():
     assert "key" not in json.dumps(dict.fromkeys(EndpointConfig.__struct_fields__, 0)).replace("key_env", "")
+
+
+def test_the_provider_itself_is_told_the_limit_under_its_newer_name(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-own")
+    request = ChatRequest(model="m", messages=ASK, max_tokens=9)
+    own, other = OpenAIPolicy(EndpointConfig(model="m")), OpenAIPolicy(EndpointConfig(model="m", url="http://127.0.0.1:1/v1"))
+    assert own.write(request)["max_completion_tokens"] == 9 and "max_tokens" not in own.write(request)
+    assert other.write(request)["max_tokens"] == 9 and "max_completion_tokens" not in other.write(request)
+
+
+async def test_what_a_responses_endpoint_is_sent():
+    body = {"id": "r", "model": "m-2", "status": "completed", "output": [{"type": "message", "content": "5"}]}
+    async with serving([Said(body=body)]) as server:
+        policy = connect(EndpointConfig(format="responses", model="m", url=server.url, effort="low"))
+        answer = await policy.chat(ASK, (), PARAMS)
+    assert server.heard[0].path == "/v1/responses" and answer.message == say("assistant", "5")
+    assert server.heard[0].body == {
+        "model": "m", "store": False, "max_output_tokens": 9, "temperature": 0.5, "top_p": 1.0, "reasoning": {"effort": "low"},
+        "input": [{"type": "message", "role": "user", "content": [{"type": "input_text", "text": "2+3?"}]}],
+    }  # fmt: skip
+
+
+async def test_a_text_that_is_no_unicode_is_a_fault_of_its_own():
+    async with serving([Said(body=OPENAI)]) as server:
+        policy = OpenAIPolicy(EndpointConfig(model="m", url=server.url))
+        with pytest.raises(PolicyFault, match="cannot be sent"):
+            await policy.chat((say("user", "\ud800"),), (), PARAMS)
+    assert server.heard == []

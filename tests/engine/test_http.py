@@ -18,7 +18,8 @@ from scripted_server import Said, Script, events, serving
 
 from phronesis.chat.wire.sse import ServerEvent
 from phronesis.engine.events import BrokenReply
-from phronesis.engine.http import HttpClient, HttpLimits, retry_after
+from phronesis.engine.http import HttpClient, HttpLimits
+from phronesis.engine.refusals import retry_after
 from phronesis.errors import ConfigError, EndpointFault
 
 FAST = HttpLimits(attempts=4, first_wait=0.5, longest_wait=2.0, attempt_seconds=5.0)

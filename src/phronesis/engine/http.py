@@ -12,7 +12,6 @@ import time
 from collections import Counter
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from email.utils import parsedate_to_datetime
 from functools import cache
 from random import Random
 from typing import TypeVar
@@ -24,12 +23,11 @@ from msgspec import Struct
 
 from phronesis.chat.wire.sse import ServerEvent
 from phronesis.engine.events import BrokenReply, folded
+from phronesis.engine.refusals import RETRIED, advice, retry_after
 from phronesis.errors import ConfigError, EndpointFault, WireError, one_line
 
 T = TypeVar("T")
 
-RETRIED = frozenset({408, 409, 425, 429, 500, 502, 503, 504, 529})
-"""Statuses after which the same request may succeed: time-outs, conflicts, limits, failures and overload of the server."""
 MALFORMED = 2
 """Attempts at an answer that arrives whole but says nothing that can be read; the same request tends to fail alike."""
 _EXCERPT = 400
@@ -201,11 +199,11 @@ class HttpClient:
             before: awaited before every attempt, to keep to a rate limit; the deadline does not run meanwhile.
 
         Raises:
-            EndpointFault: it did not work.
+            EndpointFault: it did not work, or the body is nothing JSON can carry.
         """
         allowed = self.limits.seconds if seconds is None else seconds
         ends = time.monotonic() + allowed
-        content = None if body is None else msgspec.json.encode(body)
+        content = None if body is None else _encoded(body)
         self.counts.calls += 1
         attempt = 0
         while True:
@@ -311,7 +309,7 @@ class HttpClient:
         told = response.headers.get("x-should-retry")
         if told in ("true", "false"):
             retry = told == "true"
-        return _Miss(str(status), problem, _advice(status), status, retry, retry_after(response.headers))
+        return _Miss(str(status), problem, advice(status), status, retry, retry_after(response.headers))
 
     def _wait(self, miss: _Miss, attempt: int) -> float:
         """Full jitter; on top of what the server asked for, where it did."""
@@ -348,46 +346,15 @@ async def _keep(client: httpx.AsyncClient) -> AsyncGenerator[None, None]:
         await client.aclose()
 
 
-def retry_after(headers: Mapping[str, str]) -> float | None:
-    """Seconds the server asks to wait; None when it does not, or says nothing that can be read.
-
-    >>> retry_after({"retry-after": "2.5"}), retry_after({"retry-after-ms": "250"}), retry_after({})
-    (2.5, 0.25, None)
-    """
-    for name, unit in (("retry-after-ms", 0.001), ("retry-after", 1.0)):
-        value = headers.get(name)
-        if value is None:
-            continue
-        try:
-            seconds = float(value) * unit
-        except ValueError:
-            try:
-                seconds = parsedate_to_datetime(value).timestamp() - time.time()
-            except (ValueError, TypeError, OverflowError):
-                continue
-        if seconds != seconds or seconds == float("inf"):
-            continue
-        return max(seconds, 0.0)
-    return None
+def _encoded(body: object) -> bytes:
+    try:
+        return msgspec.json.encode(body)
+    except (TypeError, ValueError, RecursionError) as error:  # a lone surrogate, say
+        message = f"the request cannot be sent, it is no JSON: {one_line(error)}; look at the messages and arguments in it"
+        raise EndpointFault(message, reason="unsendable", attempts=0) from error
 
 
 @cache
 def _tls() -> ssl.SSLContext:
     """Whom to trust; read from the disk once, since that takes longer than most requests."""
     return httpx.create_ssl_context()
-
-
-def _advice(status: int) -> str:
-    if status in (401, 403):
-        return "check the API key and what it may do"
-    if status == 404:
-        return "check the address and the model's name"
-    if status == 413:
-        return "the request is too large; shorten the conversation"
-    if status == 429:
-        return "lower the rate limits or the concurrency, or check the account's quota"
-    if status >= 500:
-        return "the server is failing; look at its log, or allow more attempts"
-    if status >= 400:
-        return "the server refused the request; what it said names the field"
-    return "the server redirects; name the address it means"
