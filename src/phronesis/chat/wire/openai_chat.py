@@ -33,12 +33,8 @@ from phronesis.policy import Answer
 from phronesis.records import Finish, ImagePart, Message, Part, Role, TextPart, ToolCall, ToolSpec, Usage
 
 _ROLES: Mapping[str, Role] = {
-    "system": "system",
-    "developer": "system",
-    "user": "user",
-    "assistant": "assistant",
-    "tool": "tool",
-}
+    "system": "system", "developer": "system", "user": "user", "assistant": "assistant", "tool": "tool",
+}  # fmt: skip
 
 _FINISHES = {
     "stop": Finish.stop,
