@@ -242,6 +242,15 @@ def test_a_secret_is_asked_for_in_each_apis_way_and_health_is_open():
             client.models.list()
 
 
+def test_without_a_secret_a_web_page_cannot_use_the_gateway(served):
+    http, book = served
+    for headers in ({"origin": "https://evil.example"}, {"host": "evil.example"}, {"origin": "null"}):
+        refused = http.post(CHAT, json=HELLO, headers=headers)
+        assert (refused.status_code, refused.json()["error"]["code"]) == (403, "foreign_origin")
+    assert http.post(CHAT, json=HELLO, headers={"origin": "http://localhost:3000"}).status_code == 200
+    assert book.counts["strays"] == 1
+
+
 def test_other_hosts_than_loopback_need_a_secret_and_the_address_must_be_free():
     with pytest.raises(ConfigError, match="PHRONESIS_GATEWAY_TOKEN"):
         GatewayConfig(host="0.0.0.0").validate(None)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
+import time
 from collections import Counter
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import asynccontextmanager
@@ -15,7 +16,7 @@ from msgspec import Struct
 from phronesis.chat.format import ChatFormat
 from phronesis.errors import ConfigError
 from phronesis.gateway.episode import LiveEpisode
-from phronesis.gateway.errors import GatewayError
+from phronesis.gateway.errors import LOOPBACK, GatewayError
 from phronesis.policy import Policy
 from phronesis.records import Episode, Failure, Stop, Task
 from phronesis.rollout.limits import Limits, Sampling
@@ -24,9 +25,7 @@ from phronesis.seeding import stream
 
 log = logging.getLogger(__name__)
 
-LOOPBACK = ("127.0.0.1", "::1", "localhost")
-"""Hosts only this machine can reach."""
-_REMEMBERED = 100_000
+_REMEMBERED = 10_000
 """Finished episodes whose end is remembered, for clear answers to late requests."""
 
 
@@ -244,9 +243,14 @@ class Book:
         return [self.finish(live, Stop.cancelled, failure) for live in list(self.open.values())]
 
     async def sweep_forever(self) -> None:
-        """Sweeps until cancelled."""
+        """Sweeps until cancelled. Time in which nothing was answered, since weights were updated say, is no idleness."""
+        pause = min(1.0, self.config.idle_seconds / 4)
         while True:
-            await asyncio.sleep(min(1.0, self.config.idle_seconds / 4))
+            before = time.monotonic()
+            await asyncio.sleep(pause)
+            blocked = time.monotonic() - before - pause
+            for live in self.open.values():
+                live.touched += max(blocked, 0.0)
             self.sweep()
 
     @asynccontextmanager

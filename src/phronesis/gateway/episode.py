@@ -14,6 +14,7 @@ from phronesis.chat.format import ChatFormat
 from phronesis.chat.wire.exchange import ChatRequest
 from phronesis.gateway.asking import chosen, forced_call, has_choice, visible
 from phronesis.gateway.errors import GatewayError, bad_request, conflict
+from phronesis.gateway.record import follows, renumbered, sift, told
 from phronesis.gateway.tree import Place, Point, TokenTree
 from phronesis.policy import Completion, Policy, Releases, SamplingParams, prompt_crc
 from phronesis.records import Component, Episode, Failure, Finish, Message, Reply, Reward, Stop, Task, ToolSpec, Turn
@@ -111,7 +112,8 @@ class LiveEpisode:
         if not self.opening:
             self.opening, self.tools = request.messages, request.tools
         first, self.asked = self.asked, self.asked + request.n
-        began, follows = self._tick(), self._follows(place)
+        began, at = self._tick(), self.elapsed
+        after = follows(self.tree, self.points, self.turns, place, busy=self.in_flight > 0)
         self.in_flight += 1
         try:
             async with asyncio.TaskGroup() as all_of_them:
@@ -128,6 +130,7 @@ class LiveEpisode:
             self.in_flight -= 1
             self.touched = time.monotonic()
         self.check_open()
+        self._note_wait(place, at)
         said = [
             self._record(request, place, params, task.result(), first + i)
             for i, (params, task) in enumerate(zip(many, tasks, strict=True))
@@ -135,7 +138,8 @@ class LiveEpisode:
         ended = self._tick()
         for one in said:
             one.point.began, one.point.ended = began, ended
-            self.turns[one.point.turn] = replace(one.turn, follows=follows)
+            timed = replace(one.turn, follows=after, started=at, policy_seconds=self.elapsed - at)
+            self.turns[one.point.turn] = timed
         return said
 
     def reward(self, component: Component, *, change: bool = False) -> bool:
@@ -192,28 +196,10 @@ class LiveEpisode:
                 self.policy.release(f"{self.id}/{line}")
 
     def record(self) -> Episode:
-        """The finished episode.
-
-        Messages whose sending broke off, and messages that were asked for again before anything was built upon them, are
-        left out and counted: what came after does not follow from them. A fault has no reward, and an episode nobody
-        rewarded has none either.
-        """
-        lost = [not (p.delivered or p.uses or p.judged) for p in self.points]
-        retried = [self.tree.superseded(p) for p in self.points]
-        self.counts["undelivered"], self.counts["superseded"] = sum(lost), sum(retried)
-        kept = [k for k in range(len(self.points)) if not (lost[k] or retried[k])]
-        new = {old: k for k, old in enumerate(kept)}
-        turns = [self.turns[k] for k in kept]
-
-        def after(turn: Turn) -> int:
-            """The kept turn it follows, behind those that are left out."""
-            at = -1 if turn.follows is None else turn.follows
-            while at >= 0 and at not in new:
-                earlier = self.turns[at].follows
-                at = -1 if earlier is None else earlier
-            return new[at] if at >= 0 else -1
-
-        parts = [c if c.turn is None else replace(c, turn=new[c.turn]) for c in self.components]
+        """The finished episode; see `phronesis.gateway.record.record`."""
+        lost, retried, kept = sift(self.tree, self.points)
+        self.counts["undelivered"], self.counts["superseded"] = lost, retried
+        parts = [c if c.turn is None else replace(c, turn=kept.index(c.turn)) for c in self.components]
         fault = self.stop is None or self.stop.is_fault
         return Episode(
             id=self.id,
@@ -221,7 +207,7 @@ class LiveEpisode:
             seed=self.seed,
             opening=self.opening,
             tools=self.tools,
-            turns=tuple(replace(t, parent=new.get(-1 if t.parent is None else t.parent), follows=after(t)) for t in turns),
+            turns=renumbered(self.turns, kept),
             stop=self.stop or Stop.cancelled,
             reward=Reward(components=tuple(parts)) if parts and not fault else None,
             failure=self.failure,
@@ -232,7 +218,7 @@ class LiveEpisode:
 
     def summary(self) -> dict[str, object]:
         """What is known of it, as JSON values."""
-        value = Reward(components=tuple(self.components)).value
+        rewards = [{"name": c.name, "score": c.score, "weight": c.weight, "turn": c.turn} for c in self.components]
         return {
             "id": self.id,
             "task": self.task.id,
@@ -242,27 +228,15 @@ class LiveEpisode:
             "seed": self.seed,
             "state": "open" if self.stop is None else "finished",
             "stop": None if self.stop is None else self.stop.value,
-            "reward": value,
-            "rewards": [{"name": c.name, "score": c.score, "weight": c.weight, "turn": c.turn} for c in self.components],
+            "reward": Reward(components=tuple(self.components)).value,
+            "rewards": rewards,
             "roots": sum(t.parent is None for t in self.turns),
             "requests": dict(self.tree.kinds),
             "repairs": dict(self.tree.repairs),
             "counts": {k: n for k, n in self.counts.items() if n},
             "sampled_tokens": self.sampled_tokens,
             "seconds": round(self.elapsed, 3),
-            "turns": [
-                {
-                    "turn": k,
-                    "parent": turn.parent,
-                    "kind": point.kind,
-                    "prompt_tokens": len(point.prompt),
-                    "completion_tokens": len(turn.completion),
-                    "finish": turn.finish.value,
-                    "version": list(turn.version),
-                    "delivered": point.delivered,
-                }
-                for k, (turn, point) in enumerate(zip(self.turns, self.points, strict=True))
-            ],
+            "turns": [told(turn, point) for turn, point in zip(self.turns, self.points, strict=True)],
         }
 
     def check_open(self) -> None:
@@ -274,23 +248,12 @@ class LiveEpisode:
                 "episode_over",
             )
 
-    def _follows(self, place: Place) -> int:
-        """The turn a request comes after in time; −1 for none (see `Turn.follows`).
-
-        An agent that calls a helper with a conversation of its own comes back to its own one: its next turn follows the
-        helper's last. Where requests overlap there is no such order, and a turn follows the one it extends.
-        """
-        latest, parent = self.points[-1] if self.points else None, place.parent
-        if parent is None:
-            twin = next((p for p in self.tree.roots if p.prompt == place.context), None)
-            if twin is not None:
-                before = self.turns[twin.turn].follows
-                return -1 if before is None else before
-            return -1 if latest is None else latest.turn
-        detour = latest is not None and latest.root is not parent.root and not self.in_flight
-        if latest is not None and detour and place.kind in ("extended", "restarted"):
-            return latest.turn
-        return parent.turn
+    def _note_wait(self, place: Place, at: float) -> None:
+        """The first request that continues a turn tells what the world answered, and how long that took."""
+        if place.parent is not None and self.turns[place.parent.turn].reply is None:
+            heard = self.turns[place.parent.turn]
+            waited = max(at - heard.started - heard.policy_seconds, 0.0)
+            self.turns[place.parent.turn] = replace(heard, reply=Reply(messages=place.between), env_seconds=waited)
 
     def _tick(self) -> int:
         self.events += 1
@@ -375,9 +338,6 @@ class LiveEpisode:
         self.counts["malformed"] += parsed.error is not None
         self.counts["unenforced"] += not request.parallel_calls and len(parsed.message.tool_calls) > 1
         parent = place.parent
-        if parent is not None and self.turns[parent.turn].reply is None:
-            heard = self.turns[parent.turn]
-            self.turns[parent.turn] = replace(heard, reply=Reply(messages=place.between))
         turn = Turn(
             parent=parent.turn if parent is not None and place.joined else None,
             context=place.context,
@@ -393,7 +353,6 @@ class LiveEpisode:
             action=parsed.message,
             parse_error=parsed.error,
             seed=params.seed,
-            started=self.elapsed,
             cached_tokens=done.cached_tokens,
         )
         point = Point(

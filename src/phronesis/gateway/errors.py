@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from phronesis.errors import PhronesisError
 
+LOOPBACK = ("127.0.0.1", "::1", "localhost")
+"""Names by which only this machine reaches itself."""
+
 
 class GatewayError(PhronesisError):
     """A request that is not served. Its text says what to do.

@@ -7,6 +7,7 @@ import hmac
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from typing import TypeVar, cast
+from urllib.parse import urlsplit
 
 import msgspec
 from starlette.requests import Request
@@ -15,7 +16,7 @@ from starlette.types import Receive, Scope, Send
 
 from phronesis.chat.wire.sse import ServerEvent, encode
 from phronesis.errors import PolicyFault, UserError, WireError, one_line
-from phronesis.gateway.errors import GatewayError, bad_request
+from phronesis.gateway.errors import LOOPBACK, GatewayError, bad_request
 
 log = logging.getLogger(__name__)
 
@@ -52,12 +53,18 @@ async def read_json(request: Request, most: int) -> object:
 
 
 def check_token(request: Request, token: str | None) -> None:
-    """Refuses requests without the secret.
+    """Refuses requests without the secret. Where there is none, refuses those that a web page made a browser send.
 
     Raises:
-        GatewayError: 401.
+        GatewayError: 401, or 403.
     """
     if token is None:
+        origin = request.headers.get("origin")
+        hosts = [request.url.hostname, *([] if origin is None else [urlsplit(origin).hostname])]
+        if any(host not in LOOPBACK for host in hosts):
+            raise GatewayError(
+                403, "foreign_origin", "without a token only programs on this machine are served, by a loopback address"
+            )
         return
     given = request.headers.get("x-api-key") or request.headers.get("authorization", "").removeprefix("Bearer ")
     if not hmac.compare_digest(given.encode(), token.encode()):
@@ -143,7 +150,13 @@ def stream(events: Iterable[ServerEvent], done: Callable[[], None]) -> Streaming
 
 def openai_error(error: GatewayError) -> Json:
     """As OpenAI's API and the gateway's own routes write errors."""
-    kinds = {401: "authentication_error", 404: "not_found_error", 409: "conflict_error", 429: "rate_limit_error"}
+    kinds = {
+        401: "authentication_error",
+        403: "permission_error",
+        404: "not_found_error",
+        409: "conflict_error",
+        429: "rate_limit_error",
+    }
     kind = kinds.get(error.status, "invalid_request_error" if error.status < 500 else "server_error")
     return {"error": {"message": str(error), "type": kind, "param": None, "code": error.code}}
 
@@ -152,6 +165,7 @@ def anthropic_error(error: GatewayError) -> Json:
     """As Anthropic's API writes errors."""
     kinds = {
         401: "authentication_error",
+        403: "permission_error",
         404: "not_found_error",
         413: "request_too_large",
         429: "rate_limit_error",
