@@ -1,4 +1,4 @@
-"""Runs a command as an ordinary user, in a mount namespace in which the interpreter can be reached by everybody. Needs root."""
+"""Runs a command as an ordinary user, in a mount namespace in which everybody can reach interpreter and project. Needs root."""
 
 import ctypes
 import os
@@ -16,28 +16,35 @@ def mount(source, target, kind, flags, data):
         raise OSError(ctypes.get_errno(), f"mount {source} on {target}")
 
 
-def open_the_way(prefix):
-    """Replaces folders above the interpreter that only root can enter by empty ones that lead to it."""
-    closed = [str(p) for p in _above(prefix) if not os.stat(p).st_mode & 1]
-    keep = tempfile.mkdtemp()
-    mount(prefix, keep, None, BIND, None)
-    for folder in reversed(closed):
+def open_the_way(paths):
+    """Replaces folders above some paths that only root can enter by empty ones that lead to them."""
+    behind = {path: _closed(path) for path in paths if _closed(path)}
+    kept = {path: tempfile.mkdtemp() for path in behind}
+    for path, place in kept.items():
+        mount(path, place, None, BIND | REC, None)
+    for folder in dict.fromkeys(behind.values()):
         mount("tmpfs", folder, "tmpfs", 0, "mode=755")
-    os.makedirs(prefix, exist_ok=True)
-    mount(keep, prefix, None, BIND, None)
+    for path, place in kept.items():
+        os.makedirs(path, exist_ok=True)
+        mount(place, path, None, BIND | REC, None)
 
 
-def _above(path):
+def _closed(path):
+    """The topmost folder above a path that only root can enter; None when there is none."""
+    found = None
     while path != "/":
         path = os.path.dirname(path)
-        yield path
+        if not os.stat(path).st_mode & 1:
+            found = path
+    return found
 
 
 def main():
     if libc.unshare(NEWNS) != 0:
         raise OSError(ctypes.get_errno(), "unshare")
     mount("none", "/", None, REC | PRIVATE, None)
-    open_the_way(os.path.realpath(sys.base_prefix))
+    root = os.path.dirname(os.path.dirname(os.path.dirname(os.path.realpath(__file__))))
+    open_the_way({os.path.realpath(sys.base_prefix), sys.prefix, root})
     os.setgroups([])
     os.setresgid(USER, USER, USER)
     os.setresuid(USER, USER, USER)

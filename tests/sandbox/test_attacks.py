@@ -13,7 +13,9 @@ import pytest
 from tests.sandbox import attacks
 
 ROOT = Path(__file__).parent.parent.parent
-CASES = [("namespaces", "root"), ("namespaces", "user"), ("landlock", "user"), ("bubblewrap", "user")]
+CASES = [("namespaces", "user"), ("landlock", "user"), ("bubblewrap", "user")]
+if os.geteuid() == 0:
+    CASES.append(("namespaces", "root"))
 
 
 @functools.cache
@@ -30,10 +32,8 @@ def outcomes(tier, who):
 
 @pytest.mark.parametrize(("tier", "who"), CASES)
 def test_every_attack_is_held(tier, who):
-    if who == "root" and os.geteuid() != 0:
-        pytest.skip("needs root: run the tests as root to try boxes made by root")
     if tier == "bubblewrap" and shutil.which("bwrap") is None:
-        pytest.skip("needs the program bwrap (package bubblewrap)")
+        pytest.skip("needs bubblewrap (program bwrap)")
     found = outcomes(tier, who)
     assert set(found) == set(attacks.ATTACKS)
     assert {name: said for name, said in found.items() if said != "held"} == {}
