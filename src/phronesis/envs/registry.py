@@ -39,6 +39,9 @@ _PROBE = "Learning probe: "
 BUILT_IN = (
     Listing("ledger", "phronesis.envs.ledger:make", "Keep a check digit over look-ups that may be busy, redirect or miss"),
     Listing("guess", "phronesis.envs.guess:make", "Find a hidden number; answers are higher, lower, correct"),
+    Listing(
+        "countdown", "phronesis.envs.countdown:make", "Make a target from numbers; the answer is an expression, judged exactly"
+    ),
     Listing("frozenlake", f"{_TEXT}:frozenlake", "Cross a frozen lake to the goal (Gymnasium FrozenLake)"),
     Listing("taxi", f"{_TEXT}:taxi", "Fetch a passenger and bring it where it wants to go (Gymnasium Taxi)"),
     Listing("cliffwalking", f"{_TEXT}:cliffwalking", "Walk along a cliff to the goal (Gymnasium CliffWalking)"),
