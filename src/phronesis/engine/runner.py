@@ -20,7 +20,7 @@ from phronesis.engine.slots import WORTH, Slots
 from phronesis.policy import Completion, prompt_crc
 from phronesis.records import Finish
 
-AWAY = 0.003
+AWAY = 0.01
 """Seconds a call may last in which nobody can join the batch; a single step may take longer."""
 MOST_AHEAD = 32
 """Most ids drawn in one call for each row."""

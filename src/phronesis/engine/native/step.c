@@ -23,7 +23,7 @@
 #endif
 #define NW (2 * VL)
 #define BLOCK 64
-#define AHEAD 16 /* inner steps a panel is fetched before it is used */
+#define AHEAD 16 /* inner steps a pair of panels is fetched before it is used */
 #define GROUP (VL / 4) /* keys that lie together, four numbers of each at a time */
 #define CHUNK 64 /* probabilities between two stored partial sums */
 
@@ -211,13 +211,13 @@ static const Tile paired[] = {paired_1, paired_2, paired_3};
 static void product(int64_t rows, int64_t inner, int64_t outputs, const float *a, int64_t lda, const float *packed, float *c,
                     int64_t ldc, const float *bias, int add) {
   int64_t n = 0, parts = (rows + TALL - 1) / TALL, height = (rows + parts - 1) / parts;
-  int64_t stride = sizeof(float) * NW / parts; /* the next panel in equal parts, or this one a little ahead */
+  int64_t stride = sizeof(float) * NW / parts; /* the next panel, in equal parts */
   if (rows <= PAIRED)
     for (; n + 2 * NW <= up(outputs, NW); n += 2 * NW)
       paired[rows - 1](a, lda, packed + n * inner, inner, c + n, ldc, bias ? bias + n : 0, add, 0, 0);
   for (; n < outputs; n += NW) {
     const float *panel = packed + n * inner;
-    const char *soon = (const char *)(panel + (parts == 1 ? AHEAD : inner) * NW);
+    const char *soon = (const char *)(panel + inner * NW);
     for (int64_t r = 0; r < rows; r += height, soon += stride * inner)
       single[(rows - r < height ? rows - r : height) - 1](a + r * lda, lda, panel, inner, c + r * ldc + n, ldc, bias ? bias + n : 0,
                                                           add, soon, stride);

@@ -5,6 +5,7 @@ Processes live through a whole run, so that no side pays for a start twice, and 
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import subprocess
@@ -86,13 +87,16 @@ class Process:
 
     def close(self) -> None:
         """Ends the process, and with it what it started."""
-        assert self._process.stdin is not None
-        self._process.stdin.close()
+        asked, answered = self._process.stdin, self._process.stdout
+        assert asked is not None and answered is not None
+        with contextlib.suppress(BrokenPipeError):
+            asked.close()
         try:
             self._process.wait(30)
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
+        answered.close()
 
     def _ask(self, work: Work | None) -> dict[str, object]:
         asked, answered = self._process.stdin, self._process.stdout
