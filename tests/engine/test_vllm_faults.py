@@ -31,7 +31,7 @@ async def playing(*doubles: Double, weights: bool = True, score=None, **settings
     async with contextlib.AsyncExitStack() as stack:
         served: list[ScriptedServer] = [await stack.enter_async_context(serving(d)) for d in doubles]
         urls = tuple(s.url.removesuffix("/v1") for s in served)
-        quick = {"health_seconds": 0.05, "recover_seconds": 3.0, "request_seconds": 0.5} | settings
+        quick = {"health_seconds": 0.05, "recover_seconds": 3.0, "request_seconds": 30.0} | settings
         engine = VLLMEngine(
             Fleet(VLLMConfig(urls=urls, **quick)),
             vocab_size=VOCAB,
@@ -50,7 +50,7 @@ FAULTS = {
     "unavailable": says(Said(status=503)),
     "dropped connection": says(Said(drop=True)),
     "cut in the middle": says(Said(body=b'{"choices": [{"token_ids": [1, 2', cut=20)),
-    "slow": says(Said(body={}, delay=0.8)),
+    "slow": says(Said(body={}, delay=4.0)),
     "no JSON": says(Said(body=b"<html>bad gateway</html>")),
     "NaN": says(Said(body=b'{"choices": [{"token_ids": [1], "logprobs": {"content": [{"token_id": 1, "logprob": NaN}]}}]}')),
     "clamped logprob": changed(
@@ -76,12 +76,12 @@ async def test_a_fault_is_asked_again_and_the_answer_is_the_right_one(name):
     first, second = Double(), Double()
     first.faults.append(FAULTS[name](first))
     second.faults.append(FAULTS[name](second))
-    async with playing(first, second) as engine:
+    async with playing(first, second, request_seconds=2.0 if name == "slow" else 30.0) as engine:
         said = await engine.sample(PROMPT, SamplingParams(max_tokens=4, seed=9, cache_key="k"))
         assert (said.ids, said.logprobs, said.finish) == (RIGHT, (-0.5,) * 4, Finish.length)
         assert said.prompt_crc == prompt_crc(PROMPT)
         assert said.cached_tokens == 3
-        assert sum(engine.retries.values()) in (1, 2)  # one or both faulty answers were met
+        assert sum(engine.retries.values()) >= 1  # one or both faulty answers were met
         seeds = {a["sampling_params"]["seed"] for a in first.asked + second.asked}
         assert seeds == {9}  # an attempt elsewhere draws the same numbers
 
@@ -95,6 +95,7 @@ async def test_a_fault_that_never_ends_is_a_policy_fault(name):
             await engine.sample(PROMPT, SamplingParams(max_tokens=4))
         assert len(double.asked) == 3
         assert sum(engine.retries.values()) == 3
+        assert engine.fleet.account.startswith("3 requests asked again for ")
 
 
 async def test_a_request_that_was_refused_is_not_repeated():
@@ -314,7 +315,7 @@ async def test_scores_are_one_request_at_temperature_one_and_one_each_at_others(
 async def test_cancelling_one_request_leaves_the_others_alone():
     double = Double()
     double.faults.append(says(Said(body={}, delay=5.0))(double))
-    async with playing(double, request_seconds=30.0) as engine:
+    async with playing(double) as engine:
         await engine.settle()
         slow = asyncio.create_task(engine.sample(PROMPT, SamplingParams(max_tokens=4)))
         while not double.asked:

@@ -55,8 +55,6 @@ class VLLMEngine:
         """
         self.fleet = fleet
         """The servers."""
-        self.retries: Counter[str] = Counter()
-        """Requests asked again, by reason."""
         self.update_seconds: list[float] = []
         """How long every weight update took, over all servers at once."""
         self.sampled = 0
@@ -77,6 +75,11 @@ class VLLMEngine:
     def arithmetic(self) -> str:
         """How it computes."""
         return "vllm"
+
+    @property
+    def retries(self) -> Counter[str]:
+        """Requests the fleet was asked again, by reason."""
+        return self.fleet.retries
 
     def advance(self) -> int:
         """Announces new weights: they are written at once and given to the servers as soon as the event loop allows.
@@ -268,7 +271,7 @@ class VLLMEngine:
     def _write(self) -> Target:
         """The present weights on the disk, under their label."""
         assert self._save is not None
-        if self._written is None or self._written.label != self._label:
+        if self._written is None or self._written.label != self._label or not self._written.folder.is_dir():
             folder = self.fleet.folders.write(f"{self._name}-{self._version}", self._save)
             self._written = Target(folder=folder, label=self._label, probe=self._probe())
         return self._written

@@ -6,6 +6,7 @@ import asyncio
 import logging
 import os
 import time
+from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -48,6 +49,8 @@ class Fleet:
         """None leaves the servers' weights alone."""
         self.servers: list[Server] = []
         """Attached first, then started ones."""
+        self.retries: Counter[str] = Counter()
+        """Requests asked again, by reason."""
         self.restarted = 0
         """Servers started again after they died."""
         self.updates = 0
@@ -66,6 +69,14 @@ class Fleet:
     def opened(self) -> bool:
         """Whether `open` was called."""
         return bool(self.servers)
+
+    @property
+    def account(self) -> str:
+        """What was done besides answering, in words; empty when nothing was."""
+        parts = [f"{n} requests asked again for {reason}" for reason, n in self.retries.most_common()]
+        parts += [f"{self.restarted} servers started again"] if self.restarted else []
+        parts += [f"{self.router.moves} moves of an episode to another server"] if self.router.moves else []
+        return ", ".join(parts)
 
     @property
     def launched(self) -> list[Launched]:
@@ -178,6 +189,7 @@ class Fleet:
         self._launched.clear()
         self.servers.clear()
         self.folders.remove()
+        self.target = None
 
     def _server(self, url: str, control: Control) -> Server:
         return Server(url, DIALECTS[self.config.route](), control, self.config, self._key)
