@@ -175,6 +175,8 @@ class _Job:
         finally:
             if self.fleet is not None:
                 await self.fleet.close()
+                if self.fleet.account:
+                    self.writer.event("servers", self.fleet.account, retries=self.fleet.retries.total())
 
     async def _phases(self) -> Summary:
         policy, start = await self._seat()
