@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from contextlib import contextmanager
+from contextlib import asynccontextmanager, contextmanager
 
 import httpx
 import msgspec
@@ -15,9 +15,19 @@ from phronesis.records import Task
 from phronesis.seeding import stream
 
 
-async def mirror(spec, address, stop, max_turns, label="mirror"):
+@asynccontextmanager
+async def clients(address):
+    """For the gateway's own routes, and the SDK; made once, since that takes longer than an episode."""
+    async with (
+        httpx.AsyncClient(base_url=address, timeout=60) as http,
+        openai.AsyncOpenAI(base_url=address, api_key="x", max_retries=0) as client,
+    ):
+        yield http, client
+
+
+async def mirror(spec, address, stop, max_turns):
     """Plays an environment of ours as an outside agent would: the world is on this side of the wire."""
-    async with httpx.AsyncClient(base_url=address, timeout=60) as http:
+    async with clients(address) as (http, client):
         while not stop.is_set():
             given = await http.post("/episodes", json={"wait": 2})
             if given.status_code == 410:
@@ -26,8 +36,7 @@ async def mirror(spec, address, stop, max_turns, label="mirror"):
                 assert given.status_code == 429, given.text
                 continue
             episode = given.json()
-            async with openai.AsyncOpenAI(base_url=episode["base_url"], api_key=label, max_retries=0) as client:
-                await play(spec, http, client, episode, max_turns)
+            await play(spec, http, client.with_options(base_url=episode["base_url"]), episode, max_turns)
 
 
 async def play(spec, http, client, episode, max_turns):

@@ -12,7 +12,7 @@ import openai
 import pytest
 import tiny_jobs
 from msgspec.structs import replace
-from outside_agents import agents, mirror
+from outside_agents import agents, clients, mirror
 
 from phronesis.envs import registry
 from phronesis.errors import ConfigError
@@ -108,27 +108,27 @@ def outside(port, primed, **changes):
     return replace(base, env=EnvChoice(name="outside"), model=ModelConfig(path=str(primed)), steps=2)
 
 
-async def answer(http, episode, score=None, **end):
+async def answer(http, client, episode, score=None, **end):
     """One message in an episode, and its end."""
-    async with openai.AsyncOpenAI(base_url=episode["base_url"], api_key="x", max_retries=0) as client:
-        asked = [{"role": "user", "content": f"hello {episode['task']['id']}"}]
-        reply = await client.chat.completions.create(model="m", messages=asked)
+    asked = [{"role": "user", "content": f"hello {episode['task']['id']}"}]
+    mine = client.with_options(base_url=episode["base_url"])
+    reply = await mine.chat.completions.create(model="m", messages=asked)
     body = {"reward": float(len(reply.choices[0].message.content or ""))} if score is None and not end else end
     (await http.post(f"/episodes/{episode['id']}/finish", json=body)).raise_for_status()
 
 
 async def own_tasks(address, stop, names=("red", "green", "blue")):
     """An agent with tasks of its own, one after the other, over and over; and a held-out one beside."""
-    async with httpx.AsyncClient(base_url=address, timeout=60) as http:
+    async with clients(address) as (http, client):
         beside = (await http.post("/episodes", json={"task": "h", "split": "heldout"})).json()
-        await answer(http, beside)
+        await answer(http, client, beside)
         while not stop.is_set():
             for name in names:
                 given = await http.post("/episodes", json={"task": {"id": name, "payload": {"colour": name}}, "wait": 0.2})
                 if given.status_code == 410:
                     return
                 if given.status_code == 201:
-                    await answer(http, given.json())
+                    await answer(http, client, given.json())
                 else:
                     assert (given.status_code, given.json()["error"]["code"]) == (429, "no_work")
 
@@ -154,7 +154,7 @@ def test_silent_dead_and_faulty_agents_are_left_out_and_counted(primed, tmp_path
     """Of each group of four, one is never rewarded, one is left alone, one reports a broken world; learning goes on."""
 
     async def unreliable(address, stop):
-        async with httpx.AsyncClient(base_url=address, timeout=60) as http:
+        async with clients(address) as (http, client):
             for n in range(10**6):
                 given = await http.post("/episodes", json={"wait": 5})
                 if given.status_code == 410:
@@ -164,13 +164,13 @@ def test_silent_dead_and_faulty_agents_are_left_out_and_counted(primed, tmp_path
                 episode = given.json()
                 match n % 4:
                     case 0:
-                        await answer(http, episode, score=0, stop="completed")
+                        await answer(http, client, episode, score=0, stop="completed")
                     case 1:
                         pass
                     case 2:
-                        await answer(http, episode, score=0, stop="env_fault", message="the tool is down")
+                        await answer(http, client, episode, score=0, stop="env_fault", message="the tool is down")
                     case _:
-                        await answer(http, episode)
+                        await answer(http, client, episode)
 
     port = free_port()
     config = outside(port, primed, group_size=8)
@@ -196,14 +196,14 @@ def test_a_run_nobody_comes_to_says_what_it_waits_for(primed, tmp_path, monkeypa
 
     async def late(address, stop):
         """Looks at the run for a while before it begins to work; afterwards a reward comes too late."""
-        async with httpx.AsyncClient(base_url=address, timeout=60) as http:
+        async with clients(address) as (http, client):
             await http.get("/health")
             await asyncio.sleep(0.5)
             first = (await http.post("/episodes", json={})).json()
-            await answer(http, first)
+            await answer(http, client, first)
             while (given := await http.post("/episodes", json={"wait": 5})).status_code != 410:
                 if given.status_code == 201:
-                    await answer(http, given.json())
+                    await answer(http, client, given.json())
                     if given.json()["step"] == 1 and not seen:
                         seen.append(await http.post(f"/episodes/{first['id']}/reward", json={"score": 1.0}))
 

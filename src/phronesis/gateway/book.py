@@ -25,6 +25,8 @@ from phronesis.seeding import stream
 
 log = logging.getLogger(__name__)
 
+_LAG = 1.0
+"""Seconds by which a busy machine may be late before that counts as time in which nothing was answered."""
 _REMEMBERED = 10_000
 """Finished episodes whose end is remembered, for clear answers to late requests."""
 
@@ -249,8 +251,8 @@ class Book:
             before = time.monotonic()
             await asyncio.sleep(pause)
             blocked = time.monotonic() - before - pause
-            for live in self.open.values():
-                live.touched += max(blocked, 0.0)
+            for live in self.open.values() if blocked > _LAG else ():
+                live.touched += blocked
             self.sweep()
 
     @asynccontextmanager
