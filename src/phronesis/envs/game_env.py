@@ -61,6 +61,10 @@ class Game(ABC):
         """Judges the final message of a world that `answers`."""
         self.end(paid=False, true=False)
 
+    def key(self) -> dict[str, Any]:
+        """What tells states apart for credit: all of `state`, unless part of it is mere bookkeeping."""
+        return self.state()
+
     def metrics(self) -> dict[str, float]:
         """Numbers told when the episode has ended."""
         return {}
@@ -142,7 +146,7 @@ class GameEnv(ToolEnv):
         return game
 
     def _key(self) -> str:
-        return digest([self.game.state(), self.game.over])
+        return digest([self.game.key(), self.game.over])
 
 
 def rubric(*metrics: str) -> EnvReward:

@@ -42,6 +42,7 @@ BUILT_IN = (
     Listing(
         "countdown", "phronesis.envs.countdown:make", "Make a target from numbers; the answer is an expression, judged exactly"
     ),
+    Listing("sort", "phronesis.envs.sort:make", "Sort hidden values with a machine that compares and swaps"),
     Listing("frozenlake", f"{_TEXT}:frozenlake", "Cross a frozen lake to the goal (Gymnasium FrozenLake)"),
     Listing("taxi", f"{_TEXT}:taxi", "Fetch a passenger and bring it where it wants to go (Gymnasium Taxi)"),
     Listing("cliffwalking", f"{_TEXT}:cliffwalking", "Walk along a cliff to the goal (Gymnasium CliffWalking)"),
