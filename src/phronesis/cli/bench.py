@@ -21,7 +21,7 @@ HEADER = ("model", "sequences", "prompt", "new", "turns", "engine", "tokens/s", 
 PEERS = ("generate", "continuous", "vllm", "eager")
 
 
-@app.callback()
+@app.callback(epilog=examples("phronesis bench engine", "phronesis bench engine --sizes 1M --batches 64"))
 def bench() -> None:
     """Measure this machine."""
 
