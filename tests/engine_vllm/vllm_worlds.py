@@ -45,6 +45,7 @@ def settings(**changes) -> VLLMConfig:
             "arguments": ("--max-model-len", "512", "--max-num-seqs", "64", "--enforce-eager"),
             "environment": {"VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_CPU_OMP_THREADS_BIND": "nobind", "OMP_NUM_THREADS": "1"},
             "health_seconds": 0.5,
+            "recover_seconds": 600.0,  # a server takes a minute to start, more on a busy machine
         }
         | changes
     )
@@ -105,7 +106,7 @@ class Player:
 
     def stage(self) -> Stage:
         """Where it plays."""
-        limits = Limits(max_turns=Maze.turns, max_turn_tokens=16, context=512)
+        limits = Limits(max_turns=Maze.turns, max_turn_tokens=16, context=512, policy_seconds=800.0)
         return Stage(spec=maze(), policy=self.engine, chat=CHAT, agent=ReAct(), limits=limits, sampling=Sampling())
 
 
