@@ -272,7 +272,7 @@ def test_other_processors_compute_the_same(flags, tmp_path, monkeypatch):
     for sizes in ({}, {"head_dim": 24, "width": 20, "mlp_width": 40}, {"heads": 4, "kv_heads": 1, "head_dim": 64}):
         decoder = model(300, **sizes)
         compute = NativeCompute(decoder)
-        assert compute.name == "native-8"
+        assert compute.name == "native-8.2"
         prompts = [[(3 * i + t) % 300 for t in range(1 + 7 * i)] for i in range(20)]
         params = [SamplingParams(max_tokens=1)] * len(prompts)
         fast, slow = step(compute, prompts, params, 4), step(Eager(decoder), prompts, params, 4)

@@ -116,8 +116,8 @@ class EmbeddedEngine:
 
     @property
     def arithmetic(self) -> str:
-        """How it computes: "pytorch", "native" and the numbers a vector holds, e.g. "native-16", or "transformers". The last
-        bits of results belong to it."""
+        """How it computes: "pytorch", "transformers", or "native" with the numbers a vector holds and the order of its sums,
+        e.g. "native-16.2". The last bits of results belong to it."""
         return self._runner.compute.name
 
     @property

@@ -33,6 +33,8 @@ MOST_PARAMETERS = 1 << 25
 """Larger models gain little (their products dominate) and would keep a second copy of many weights."""
 FEWEST_ROWS = 8
 """A thread is worth its start for at least this many rows."""
+ORDER = 2
+"""Number of the order in which the compiled step adds; counted up whenever the last bits of results change."""
 LINE = 16
 """Numbers the processor's cache moves at once."""
 POOL = 1 << 21
@@ -123,7 +125,7 @@ class NativeCompute:
         self._large = library.phronesis_large
         self._large.argtypes, self._large.restype = [_PTR, _I64], None
         self._group = cast("int", library.phronesis_group())
-        self.name = f"native-{library.phronesis_lanes()}"
+        self.name = f"native-{library.phronesis_lanes()}.{ORDER}"
         self._forward = Forward(decoder)
         self._held: dict[str, NDArray[np.float32]] = {}
         self._pool = np.zeros(0, np.float32)
