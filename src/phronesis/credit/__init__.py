@@ -26,7 +26,7 @@ from phronesis.credit.baselines.trajectory import TrajectoryCredit, episode_adva
 from phronesis.credit.baselines.verified import VerifiedCredit, why_left_out
 from phronesis.credit.baselines.whitening import ReinforcePPBaselineCredit, ReinforcePPCredit, reinforce_pp, whiten
 from phronesis.credit.build import CreditConfig, build
-from phronesis.credit.critics.archer import archer_advantages, archer_targets
+from phronesis.credit.critics.archer import ArCHerCredit, archer_advantages, archer_targets
 from phronesis.credit.critics.gae import GAECredit, SAOCredit, gae, gae_skip, lambda_len
 from phronesis.credit.critics.poad import POADCredit, ntpo, poad
 from phronesis.credit.critics.turn_gae import TurnGAECredit, turn_gae
@@ -44,11 +44,14 @@ from phronesis.credit.rule import (
     ComparesSiblings,
     CreditRule,
     Members,
+    NeedsUtterances,
     NeedsValues,
     Remembers,
     Rerun,
     Settles,
     TokenValues,
+    Utterances,
+    UtteranceValues,
     Values,
     members,
     sampled_values,
@@ -73,6 +76,7 @@ __all__ = [
     "ARPOCredit",
     "ASPOCredit",
     "AnyBaseline",
+    "ArCHerCredit",
     "Asks",
     "Baseline",
     "BestOnly",
@@ -100,6 +104,7 @@ __all__ = [
     "MaxRL",
     "Members",
     "NeedsTeacher",
+    "NeedsUtterances",
     "NeedsValues",
     "NoBaseline",
     "OPDCredit",
@@ -135,6 +140,8 @@ __all__ = [
     "TurnGAECredit",
     "TurnJudge",
     "TurnReturnCredit",
+    "UtteranceValues",
+    "Utterances",
     "VSRMCredit",
     "Values",
     "VerifiedCredit",

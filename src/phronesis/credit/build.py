@@ -12,6 +12,7 @@ from phronesis.credit.baselines.role_baselines import RoleBaselineCredit
 from phronesis.credit.baselines.trajectory import TrajectoryCredit
 from phronesis.credit.baselines.verified import VerifiedCredit
 from phronesis.credit.baselines.whitening import ReinforcePPBaselineCredit, ReinforcePPCredit
+from phronesis.credit.critics.archer import ArCHerCredit
 from phronesis.credit.critics.gae import GAECredit, SAOCredit
 from phronesis.credit.critics.poad import POADCredit
 from phronesis.credit.critics.turn_gae import TurnGAECredit
@@ -44,6 +45,7 @@ CreditConfig = (
     | SAOCredit
     | TurnGAECredit
     | POADCredit
+    | ArCHerCredit
     | ARPOCredit
     | ASPOCredit
     | CounterfactualCredit

@@ -65,6 +65,40 @@ class NeedsValues(Protocol):
         ...
 
 
+class Utterances(NamedTuple):
+    """What an off-policy critic's twins say about the turns of one episode; 0 at turns without a sampled token."""
+
+    q1: tuple[float, ...]
+    """`[turns]`: what the first twin expects after the turn was said."""
+    q2: tuple[float, ...]
+    """The second."""
+    v1: tuple[float, ...]
+    """`[turns]`: what the first twin expects before it, under the policy."""
+    v2: tuple[float, ...]
+    """The second."""
+
+
+class UtteranceValues(Protocol):
+    """What an off-policy critic says; handed to rules that ask for it by `NeedsUtterances`."""
+
+    def __call__(self, episode: Episode) -> Utterances:
+        """The values of one of the step's episodes."""
+        ...
+
+
+@runtime_checkable
+class NeedsUtterances(Protocol):
+    """A credit rule over an off-policy critic of whole utterances, as `NeedsValues` is one over values of tokens."""
+
+    def with_utterances(self, values: UtteranceValues) -> CreditRule:
+        """The same rule, able to assign credit to the episodes `values` knows."""
+        ...
+
+    def utterance_targets(self, episode: Episode, values: Sequence[float]) -> Sequence[float]:
+        """What Q of each turn is to learn towards, `[turns]`, from the target critic's values before each turn."""
+        ...
+
+
 @runtime_checkable
 class CreditRule(Protocol):
     """Assigns credit to the tokens of a group's episodes."""

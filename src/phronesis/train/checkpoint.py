@@ -29,8 +29,8 @@ from phronesis.models.causal import LanguageModel
 from phronesis.models.generic import GenericModel
 from phronesis.models.opening import open_model, save_model
 from phronesis.store.disk import make_folder, sync
-from phronesis.train.critic import Critic
 from phronesis.train.learner import Learner
+from phronesis.train.twins import AnyCritic
 
 log = logging.getLogger(__name__)
 
@@ -87,7 +87,7 @@ def save(
     beside: Sequence[Path] = (),
     keep: int | None = 2,
     spare: Collection[int] = (),
-    critic: Critic | None = None,
+    critic: AnyCritic | None = None,
 ) -> Path:
     """Writes a checkpoint and removes the oldest ones.
 

@@ -117,7 +117,7 @@ class RunConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     credit: CreditConfig | str = TrajectoryCredit()
     """Who earned the reward; a built-in rule or an import path ``package.module:rule``."""
     critic: CriticConfig | None = None
-    """Who expects the return before every token, for credit rules over values (gae, turn_gae, poad, sao); None means nobody."""
+    """Who expects returns, for credit rules over values (gae, turn_gae, poad, sao, archer); None means nobody."""
     lesson: LessonConfig | None = None
     """What attempts become before the weights learn from them, where that is not credit; None learns from credit."""
     batch: BatchConfig = BatchConfig()

@@ -10,12 +10,13 @@ from typing import NamedTuple
 from msgspec.structs import replace
 
 from phronesis.credit.critics.valued import needs_critic
-from phronesis.credit.rule import CreditRule, NeedsValues, Settles, members
+from phronesis.credit.rule import CreditRule, NeedsUtterances, NeedsValues, Settles, members
 from phronesis.errors import AllFaulted, ConfigError
 from phronesis.records import Credit, EpisodeGroup
 from phronesis.rollout.rerun import Reruns
-from phronesis.train.critic import Critic, CriticConfig, CriticMetrics, withheld
+from phronesis.train.critic import CriticConfig, CriticMetrics, withheld
 from phronesis.train.trainable import check_trainable
+from phronesis.train.twins import AnyCritic, TwinCritic
 
 log = logging.getLogger(__name__)
 
@@ -31,7 +32,7 @@ class Credited(NamedTuple):
     """True while the critic warms up: no episode has credit."""
 
 
-async def assign(rule: CreditRule, groups: Sequence[EpisodeGroup], reruns: Reruns, critic: Critic | None) -> Credited:
+async def assign(rule: CreditRule, groups: Sequence[EpisodeGroup], reruns: Reruns, critic: AnyCritic | None) -> Credited:
     """Assigns credit to all groups at once, so that their re-runs share the engine; then the critic learns.
 
     Args:
@@ -46,11 +47,19 @@ async def assign(rule: CreditRule, groups: Sequence[EpisodeGroup], reruns: Rerun
     """
     check_critic(rule, critic)
     check_trainable(groups)
-    if critic is None or not isinstance(rule, NeedsValues):
+    if critic is None:
         return Credited(await _settled(rule, groups, reruns), reruns.metrics(), False)
-    look, ready = critic.look(groups), critic.ready
-    credits = await _settled(rule.with_values(look), groups, reruns)
-    metrics = reruns.metrics() | critic_metrics(critic.learn(look, rule.targets), warming=not ready)
+    ready = critic.ready
+    if isinstance(critic, TwinCritic):
+        assert isinstance(rule, NeedsUtterances)
+        learned = critic.learn(groups, rule)  # before it judges, as published
+        credits = await _settled(rule.with_utterances(critic.look(groups)), groups, reruns)
+    else:
+        assert isinstance(rule, NeedsValues)
+        look = critic.look(groups)
+        credits = await _settled(rule.with_values(look), groups, reruns)
+        learned = critic.learn(look, rule.targets)
+    metrics = reruns.metrics() | critic_metrics(learned, warming=not ready)
     return Credited(credits if ready else [withheld(g) for g in groups], metrics, not ready)
 
 
@@ -72,19 +81,32 @@ async def _assigned(rule: CreditRule, group: EpisodeGroup, reruns: Reruns) -> Cr
         return Credit(group=group.id, values=(None,) * len(reasons), reasons=reasons)
 
 
-def check_critic(rule: CreditRule, critic: CriticConfig | Critic | None) -> None:
-    """Refuses a critic no rule asks, and a rule that asks a critic there is not.
+def check_critic(rule: CreditRule, critic: CriticConfig | AnyCritic | None) -> None:
+    """Refuses a critic no rule asks, and a rule that asks a critic there is not, or one of another kind.
 
     Raises:
-        ConfigError: either.
+        ConfigError: any of these.
     """
     name = type(rule).__name__
-    if critic is None and isinstance(rule, NeedsValues):
+    if critic is None and isinstance(rule, NeedsValues | NeedsUtterances):
         raise needs_critic(name)
-    if critic is not None and not isinstance(rule, NeedsValues):
+    if critic is None:
+        return
+    twins = critic.twins if isinstance(critic, CriticConfig) else critic.config.twins
+    if twins is None and isinstance(rule, NeedsUtterances):
+        raise ConfigError(
+            f'credit {name!r} asks a critic of whole utterances; set critic.twins = {{}} and critic.clip = "none", or take '
+            'algorithm = "archer"'
+        )
+    if twins is not None and not isinstance(rule, NeedsUtterances):
+        raise ConfigError(
+            f'critic.twins judge whole utterances, and credit {name!r} does not ask for that; set critic.twins = "none", or '
+            'credit.type = "archer"'
+        )
+    if not isinstance(rule, NeedsValues | NeedsUtterances):
         raise ConfigError(
             f"the run has a critic, but credit {name!r} never asks for values; remove the [critic] section, or choose a rule "
-            "over values: gae, turn_gae, poad or sao"
+            "over values: gae, turn_gae, poad, sao or archer"
         )
 
 

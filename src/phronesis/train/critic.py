@@ -39,6 +39,21 @@ ATTENTION = ("attn_norm", "qkv", "q_norm", "k_norm", "o")
 """Parameters of a block that belong to attention."""
 
 
+class TwinConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A critic of whole utterances that learns off-policy (ArCHer); see `phronesis.train.twins`."""
+
+    polyak: float = 0.1
+    """How far the target critic follows at every optimiser step, in (0, 1]; as published."""
+    capacity: int = 1024
+    """Episodes of earlier steps kept to learn from again, the oldest go first; at least 0. Ours."""
+    replay: int = 64
+    """Of these, how many join the step's own in every pass, at least 0. Ours."""
+
+    def __post_init__(self) -> None:
+        if not 0.0 < self.polyak <= 1.0 or self.capacity < 0 or self.replay < 0:
+            raise ConfigError(f"twins need polyak in (0, 1], capacity >= 0 and replay >= 0; got {self!r}")
+
+
 class CriticConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Who expects what; one that learns beside the policy."""
 
@@ -66,8 +81,12 @@ class CriticConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     """Recompute layers in the backward pass."""
     max_tokens: int = 16384
     """Tokens computed at once, at least 1."""
+    twins: TwinConfig | None = None
+    """Judge whole utterances, learning from earlier steps too, for credit archer; None expects a return before every token."""
 
     def __post_init__(self) -> None:
+        if self.twins is not None and self.clip is not None:
+            raise ConfigError(f'critic.clip {self.clip!r} has no meaning for critic.twins; set critic.clip = "none"')
         if self.warmup < 0 or self.epochs < 1 or self.max_tokens < 1:
             raise ConfigError(f"a critic needs warmup >= 0, epochs >= 1, max_tokens >= 1; got {self!r}")
         if (self.clip is not None and self.clip <= 0) or (self.max_grad_norm is not None and self.max_grad_norm <= 0):
@@ -116,6 +135,19 @@ class Place(NamedTuple):
     """Index into the turn's completion."""
 
 
+class Layout(NamedTuple):
+    """Scored episodes as micro-batches."""
+
+    parts: list[Packed]
+    """Micro-batches."""
+    places: list[list[Place]]
+    """Per part, its sampled tokens in order."""
+    positions: list[Tensor]
+    """Per part, int64 `[K]`: where each sampled token itself stands among the part's N tokens."""
+    episodes: dict[str, Episode]
+    """All of them, by id."""
+
+
 @dataclass(frozen=True)
 class Look:
     """What a critic expected of one step's episodes; implements `phronesis.credit.rule.Values`."""
@@ -158,7 +190,7 @@ class Critic(nn.Module):
         self.value_head = nn.Parameter(torch.zeros(1, policy.config.width, device=policy.device))
         self.value_bias = nn.Parameter(torch.zeros(1, device=policy.device))
         for name, parameter in self.named_parameters():
-            parameter.requires_grad_(not (config.frozen == "attention" and _is_attention(name)))
+            parameter.requires_grad_(not (config.frozen == "attention" and is_attention(name)))
         if own and trunk.untied_head is not None:
             trunk.untied_head.requires_grad_(False)  # words are not its business
         learned = [(n, p) for n, p in self.named_parameters() if p.requires_grad]
@@ -183,12 +215,7 @@ class Critic(nn.Module):
 
     def look(self, groups: Sequence[EpisodeGroup]) -> Look:
         """What the critic expects of a step's scored episodes; faulted and unscored ones are not looked at."""
-        kept = [members(g, compared=False).kept for g in groups]
-        marks = [_marks(g, k) for g, k in zip(groups, kept, strict=True)]
-        batch = build_batch(groups, marks, BatchConfig(drop_silent=False))
-        episodes = {g.episodes[i].id: g.episodes[i] for g, k in zip(groups, kept, strict=True) for i in k}
-        parts = [pack(part, self.value_head.device) for part in split(batch, self.config.max_tokens)] if batch.segments else []
-        places = [_places(part, batch.episodes, episodes) for part in parts]
+        parts, places, _, episodes = lay_out(groups, self.config.max_tokens, self.value_head.device)
         with torch.no_grad():
             values = [self.expect(part) for part in parts]
         rows = {e.id: [[0.0] * len(t.completion) for t in e.turns] for e in episodes.values()}
@@ -250,21 +277,11 @@ class Critic(nn.Module):
                     raise TrainingError(f"the critic's loss is {value!r}; lower critic.optimizer.lr or use fp32")
                 loss.backward()  # pyright: ignore[reportUnknownMemberType]
                 total, clipped = total + value, clipped + int(terms.clipped_N.sum())
-            norm, lr = self._clip(), self.stepper.lr
+            norm, lr = clip_gradient(self.stepper, self.config.max_grad_norm), self.stepper.lr
             self.stepper.step()
         finally:
             self.stepper.clear()
         return _Pass(total, norm, lr, clipped)
-
-    def _clip(self) -> float:
-        grads = [p.grad for p in self.stepper.parameters if p.grad is not None]
-        norm = torch.nn.utils.get_total_norm(grads)
-        length, limit = float(norm), self.config.max_grad_norm
-        if not isfinite(length):
-            raise TrainingError(f"the critic's gradient norm is {length!r}; lower critic.optimizer.lr or use fp32")
-        if limit is not None and length > limit:
-            torch.nn.utils.clip_grads_with_norm_(self.stepper.parameters, limit, norm)
-        return length
 
 
 class _Pass(NamedTuple):
@@ -274,11 +291,40 @@ class _Pass(NamedTuple):
     clipped: int
 
 
+def clip_gradient(stepper: Stepper, limit: float | None) -> float:
+    """Scales a critic's gradient down to the limit; its Euclidean norm before.
+
+    Raises:
+        TrainingError: it is not finite.
+    """
+    grads = [p.grad for p in stepper.parameters if p.grad is not None]
+    norm = torch.nn.utils.get_total_norm(grads)
+    length = float(norm)
+    if not isfinite(length):
+        raise TrainingError(f"the critic's gradient norm is {length!r}; lower critic.optimizer.lr or use fp32")
+    if limit is not None and length > limit:
+        torch.nn.utils.clip_grads_with_norm_(stepper.parameters, limit, norm)
+    return length
+
+
 def withheld(group: EpisodeGroup) -> Credit:
     """The credit of a group while the critic warms up: none, for a reason that is counted."""
     n = len(group.episodes)
     reasons = tuple(r or "critic_warmup" for r in members(group, compared=False).reasons)
     return Credit(group=group.id, values=(None,) * n, reasons=reasons)
+
+
+def lay_out(groups: Sequence[EpisodeGroup], max_tokens: int, device: torch.device) -> Layout:
+    """The scored episodes of some groups, faulted and unscored ones left out, in parts of at most so many tokens."""
+    kept = [members(g, compared=False).kept for g in groups]
+    marks = [_marks(g, k) for g, k in zip(groups, kept, strict=True)]
+    batch = build_batch(groups, marks, BatchConfig(drop_silent=False))
+    episodes = {g.episodes[i].id: g.episodes[i] for g, k in zip(groups, kept, strict=True) for i in k}
+    cut = split(batch, max_tokens) if batch.segments else []
+    parts = [pack(part, device) for part in cut]
+    places = [_places(part, batch.episodes, episodes) for part in parts]
+    masks = [torch.tensor([m for s in part.segments for m in s.mask], device=device) for part in cut]
+    return Layout(parts, places, [m.nonzero()[:, 0] for m in masks], episodes)
 
 
 def _marks(group: EpisodeGroup, kept: Sequence[int]) -> Credit:
@@ -302,7 +348,8 @@ def _places(part: Packed, names: Sequence[str], episodes: dict[str, Episode]) ->
     return found
 
 
-def _is_attention(name: str) -> bool:
+def is_attention(name: str) -> bool:
+    """Whether a parameter belongs to attention, by its name."""
     return any(part.removesuffix("_bias") in ATTENTION for part in name.split("."))
 
 

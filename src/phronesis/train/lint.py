@@ -193,7 +193,7 @@ RULES: tuple[Rule, ...] = (
         "critic-idle",
         "refuse",
         "a critic that the credit rule never asks",
-        "Remove the [critic] section, or choose credit gae, turn_gae, poad or sao.",
+        "Remove the [critic] section, or choose credit gae, turn_gae, poad, sao or archer.",
         credit.critic_idle,
     ),
     Rule(

@@ -22,11 +22,11 @@ from phronesis.store.run import RunWriter
 from phronesis.train.batching import build_batch
 from phronesis.train.config import RunConfig
 from phronesis.train.crediting import assign
-from phronesis.train.critic import Critic
 from phronesis.train.dynamic import Sampled, sample
 from phronesis.train.learner import Learner
 from phronesis.train.lessons.lesson import Lesson
 from phronesis.train.measures import alarm, episode_metrics, silence, update_metrics
+from phronesis.train.twins import AnyCritic
 
 log = logging.getLogger(__name__)
 
@@ -51,7 +51,7 @@ class Loop:
     """Called with the number of finished steps and the step's metrics: progress, checkpoints, evaluation."""
     player: GroupPlayer | None = None
     """How the attempts of a group come about; None plays each by itself."""
-    critic: Critic | None = None
+    critic: AnyCritic | None = None
     """For credit rules over values; learns beside the policy."""
     lesson: Lesson | None = None
     """Takes the place of learning from credit."""

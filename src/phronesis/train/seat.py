@@ -26,9 +26,9 @@ from phronesis.rollout.limits import Sampling
 from phronesis.rollout.play import Stage
 from phronesis.seeding import stream
 from phronesis.train.config import RunConfig
-from phronesis.train.critic import Critic
 from phronesis.train.learner import Learner
 from phronesis.train.lessons.pairs import PairsLesson
+from phronesis.train.twins import AnyCritic, make_critic
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class Seat:
     """Changes them."""
     engine: EmbeddedEngine | VLLMEngine
     """Samples from them; where it is vLLM, from the copies its servers were given last."""
-    critic: Critic | None = None
+    critic: AnyCritic | None = None
     """Expects returns; None where the run has no critic."""
 
     def stage(self, spec: EnvSpec, config: RunConfig, sampling: Sampling) -> Stage:
@@ -116,5 +116,5 @@ def seat(
         if not isinstance(decoder, Decoder):
             raise ConfigError(f"a critic reads the states of the compact decoder, which the model is not ({decoder.note})")
         schedule = config.critic.schedule.over(config.steps * config.critic.epochs)
-        judge = Critic(decoder, replace(config.critic, schedule=schedule))
+        judge = make_critic(decoder, replace(config.critic, schedule=schedule), config.seed)
     return Seat(tokenizer, chat, decoder, learner, engine, judge)

@@ -16,7 +16,7 @@ from phronesis.credit import (
     VerifiedCredit,
     VSRMCredit,
 )
-from phronesis.credit.rule import NeedsValues
+from phronesis.credit.rule import NeedsUtterances, NeedsValues
 from phronesis.losses import CrossStageLoss, DFTLoss, OPDMaskedLoss, SDARLoss, SupervisedLoss
 from phronesis.train.config import RunConfig, needs_siblings
 from phronesis.train.lint_rules.kinds import tag_of
@@ -36,14 +36,14 @@ def lone_group(run: RunConfig) -> str | None:
 
 def critic_missing(run: RunConfig) -> str | None:
     """Nobody to ask."""
-    if run.critic is None and isinstance(run.credit, NeedsValues):
+    if run.critic is None and isinstance(run.credit, NeedsValues | NeedsUtterances):
         return f"credit {tag_of(run.credit)!r} asks a critic for values, and the run has none"
     return None
 
 
 def critic_idle(run: RunConfig) -> str | None:
     """Nobody asks. A rule named by import path is looked at when the run is checked."""
-    if run.critic is not None and not isinstance(run.credit, str | NeedsValues):
+    if run.critic is not None and not isinstance(run.credit, str | NeedsValues | NeedsUtterances):
         return f"the run has a critic, but credit {tag_of(run.credit)!r} never asks for values"
     return None
 

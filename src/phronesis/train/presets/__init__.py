@@ -70,6 +70,7 @@ PRESETS: dict[str, Preset] = {
         turns.igpo,
         published.ppo,
         published.sao,
+        published.archer,
         published.glm5_reasoning,
         published.glm5_agentic,
         imitation.opd,

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from phronesis.credit import GAECredit, SAOCredit
-from phronesis.losses import DISLoss, IcePop, LossConfig, PPOClipLoss, SequenceMeanTokenMean
+from phronesis.credit import ArCHerCredit, GAECredit, SAOCredit
+from phronesis.losses import DISLoss, IcePop, LossConfig, PPOClipLoss, ReinforceLoss, SequenceMeanTokenMean
 from phronesis.train.batching import BatchConfig
 from phronesis.train.config import RunConfig
-from phronesis.train.critic import CriticConfig, sao_critic
+from phronesis.train.critic import CriticConfig, TwinConfig, sao_critic
 from phronesis.train.presets.algorithm import PASSES, Algorithm, faster, per_token
 from phronesis.train.presets.groups import MEAN, Z_SCORE
 
@@ -42,6 +42,23 @@ def sao(run: RunConfig) -> Algorithm:
         old="sampler",
         group_size=1,
         critic=sao_critic(lr=5.0 * run.learner.optimizer.peak),
+    )
+
+
+def archer(run: RunConfig) -> Algorithm:
+    """ArCHer: an off-policy critic over whole utterances, whose advantage every token of the utterance gets.
+
+    ``Q <- r + .9 (1 - done) V_target(s')`` and ``V <- Q_target(s, a)``, twins of both, targets averaged at rate .1;
+    ``A = min(Q1, Q2) - min(V1, V2)``; ``L = -token mean of A log pi``. Source: arXiv 2402.19446: three epochs of the critic a
+    step, before the policy. Ours: AdamW at the policy's learning rate for both (published: 1e-3 and 1e-5), four steps of
+    warm-up, 1024 episodes to learn from again, 64 of them in every pass.
+    """
+    return Algorithm(
+        credit=ArCHerCredit(gamma=0.9),
+        loss=per_token(ReinforceLoss()),
+        critic=CriticConfig(
+            optimizer=faster(run.learner.optimizer, 1.0), epochs=3, clip=None, warmup=4, twins=TwinConfig(polyak=0.1)
+        ),
     )
 
 
