@@ -27,6 +27,49 @@ CASES = [
         {"eps": 1e-6},
     ),
     ("poad", {"values": [[0.2, 0.3, "nan"], [0.4, 0.5, 0.1]], "rewards": [0, 1]}, {}, {"gamma": 0.9, "lam": 1.0}),
+    (
+        "reinforce",
+        {
+            "logits": [[0.0, 1.0, 2.0], ["nan", 0, 0], [0, 0, 0]],
+            "actions": [2, 0, 1],
+            "behav": [0, 0, 0],
+            "adv": [1.0, 5.0, -1.0],
+            "mask": [1, 0, 1],
+        },
+        {"loss": 0.5 * 0.4076059644 - 0.5 * 1.0986122887},
+        {},
+    ),
+    (
+        "stop-grad",
+        {"logits": [[0.0, 0.0]], "actions": [0], "behav": ["nan"], "adv": [1.0], "mask": [0]},
+        {"wrong_grad": [[0, 0]]},
+        {},
+    ),
+    (
+        "gigpo",
+        {"trajectories": [{"anchors": ["a", "b"], "rewards": [0, 1.0]}, {"anchors": ["a", "x"], "rewards": [0, "nan"]}]},
+        {"episode": [0.5, -0.5]},
+        {"gamma": 0.9},
+    ),
+    (
+        "gigpo",
+        {
+            "trajectories": [
+                {"anchors": ["a", "b"], "rewards": [0, 1.0]},
+                {"anchors": ["a", "x"], "rewards": [0, 9.0], "mask": [1, 0]},
+            ]
+        },
+        {"episode": [0.5, -0.5]},
+        {"gamma": 0.9},
+    ),
+    ("agg-trajectory", {"rollouts": [[[1.0, "nan"], [3.0, 3.0]], [[2.0, 4.0, 6.0]]]}, {"loss": 3.0}, {}),
+    ("composite", {"rl": {"token_loss": [0.5, "nan"], "weight": [1, 1]}, "mask": [1, 0]}, {"loss": 0.5}, {}),
+    (
+        "rfpp-baseline",
+        {"rewards": [1, 0], "groups": [0, 0], "lengths": [1, 1], "mask": [[1, 0], [0, 1]]},
+        {"adv": [[0.7071067776, 0], [0, -0.7071067776]]},
+        {},
+    ),
     ("veto", {"rho": []}, {"keep": []}, {}),
     ("pass-at-k", {"n": [10, 10], "c": [3, 0]}, {"value": 0.15}, {"k": 1}),
     ("dpo", {"chosen": [1.0, "nan"], "rejected": [-1.0, 0.5]}, {"delta_w": 1.0, "delta_l": -0.5}, {"beta": 0.1}),

@@ -91,9 +91,16 @@ def _rfpp(inputs: Inputs, params: Params) -> Expected:
     return {"adv": found}
 
 
+def _nested_mask(inputs: Inputs) -> bool:
+    mask = inputs.get("mask")
+    return isinstance(mask, Sequence) and any(isinstance(row, Sequence) for row in mask)
+
+
 def _rfpp_baseline(inputs: Inputs, params: Params) -> Expected:
     rewards = inputs.numbers("rewards")
     lengths = inputs.integers("lengths", [1] * len(rewards))
+    if _nested_mask(inputs):  # then the given lengths may be those of what counts
+        lengths = [len(row) for row in inputs.masks("mask")]
     centred = by_group(rewards, _labels(inputs, len(rewards)), GroupMean(singleton=_singleton(params)))
     rows = [[a] * n for a, n in zip(centred, lengths, strict=True)]
     return {"adv": whiten(rows, inputs.masks("mask", _all(rows)), eps=params.number("whiten_eps", 1e-8))}

@@ -31,9 +31,15 @@ def _kept(row: Sequence[float]) -> list[float]:
     return [v for v in row if not isnan(v)]
 
 
+def _counted(row: Inputs) -> list[bool]:
+    """Which steps of a trajectory there are: those its mask keeps, or whose reward is a number."""
+    return row.flags("mask", [not isnan(x) for x in row.numbers("rewards")])
+
+
 def _gigpo(inputs: Inputs, params: Params) -> Expected:
     rows = inputs.table("trajectories")
-    rewards = [r.numbers("rewards") for r in rows]
+    kept = [_counted(r) for r in rows]
+    rewards = [[x for x, k in zip(r.numbers("rewards"), keep, strict=True) if k] for r, keep in zip(rows, kept, strict=True)]
     gamma = params.number("gamma", 0.95)
     rule: AnyBaseline = GroupMean()
     if params.text("mode", "mean_norm") == "mean_std_norm":
@@ -41,7 +47,7 @@ def _gigpo(inputs: Inputs, params: Params) -> Expected:
     found = gigpo(
         [sum(r) for r in rewards],
         [tree_returns(r, chain(len(r)), gamma) for r in rewards],
-        [r.keys("anchors") for r in rows],
+        [[a for a, k in zip(r.keys("anchors"), keep, strict=True) if k] for r, keep in zip(rows, kept, strict=True)],
         omega=params.number("omega", 1.0),
         episode=rule,
         step=rule,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from math import isnan
 from typing import cast
 
 import torch
@@ -234,17 +235,33 @@ def _vcpo(inputs: Inputs, params: Params) -> Expected:
 
 
 def _composite(inputs: Inputs, params: Params) -> Expected:
-    streams = [inputs.fields(name) for name in inputs.values]
-    return {"loss": composite([Stream(vector(s.numbers("token_loss")), vector(s.numbers("weight"))) for s in streams])}
+    kept = torch.tensor(inputs.flags("mask")) if "mask" in inputs else torch.tensor(True)
+    streams = [inputs.fields(name) for name in inputs.values if name != "mask"]
+    weights = [torch.where(kept, vector(s.numbers("weight")), 0.0) for s in streams]
+    return {"loss": composite([Stream(vector(s.numbers("token_loss")), w) for s, w in zip(streams, weights, strict=True)])}
 
 
 def _bandit(inputs: Inputs) -> tuple[Tensor, Tensor, Sequence[Sequence[int]]]:
-    """Logits as a leaf, log-probabilities of the actions, and which tokens belong to which sequence."""
-    logits_NV = torch.tensor(inputs.rows("logits"), dtype=torch.float64, requires_grad=True)
-    actions_N = torch.tensor(inputs.integers("actions"))
+    """Logits as a leaf, log-probabilities of the actions, and which tokens belong to which sequence and are not masked."""
+    rows = inputs.rows("logits")
+    sequences = [[int(i) for i in row] for row in inputs.rows("sequences", [[float(i) for i in range(len(rows))]])]
+    kept = [True] * len(rows)
+    if _nested(inputs.get("mask")):
+        for row, marks in zip(sequences, inputs.masks("mask"), strict=True):
+            for i, mark in zip(row, marks, strict=True):
+                kept[i] = mark
+    else:
+        kept = inputs.flags("mask", kept)
+    real = [row if k else [0.0] * len(row) for row, k in zip(rows, kept, strict=True)]
+    logits_NV = torch.tensor(real, dtype=torch.float64, requires_grad=True)
+    actions_N = torch.tensor([a if k else 0 for a, k in zip(inputs.integers("actions"), kept, strict=True)])
     logp_N = logits_NV.log_softmax(-1).gather(1, actions_N[:, None])[:, 0]
-    whole = [[float(i) for i in range(actions_N.shape[0])]]
-    return logits_NV, logp_N, [[int(i) for i in row] for row in inputs.rows("sequences", whole)]
+    return logits_NV, logp_N, [[i for i in row if kept[i]] for row in sequences]
+
+
+def _nested(value: object) -> bool:
+    """Whether it is a list of lists."""
+    return isinstance(value, Sequence) and any(isinstance(v, Sequence) for v in cast("Sequence[object]", value))
 
 
 def _bandit_loss(config: LossConfig, inputs: Inputs) -> tuple[Tensor, Tensor]:
@@ -270,8 +287,8 @@ def _stop_grad(inputs: Inputs, params: Params) -> Expected:
     logits_NV, logp_N, sequences = _bandit(inputs)
     order = torch.tensor([i for row in sequences for i in row], dtype=torch.int64)
     case = step([[0.0] * len(row) for row in sequences])._replace(logp_theta_N=logp_N[order])
-    ratio_N = (logp_N - vector(inputs.numbers("behav"))).exp()
-    forgotten_N = -(ratio_N * vector(inputs.numbers("adv")) * logp_N)[order]  # what no function here computes
+    ratio_N = (logp_N[order] - vector(inputs.numbers("behav"))[order]).exp()
+    forgotten_N = -(ratio_N * vector(inputs.numbers("adv"))[order] * logp_N[order])  # what no function here computes
     wrong = gradient(aggregate(forgotten_N, case, aggregation(params)), logits_NV)
     return {"correct_grad": right, "wrong_grad": wrong}
 
@@ -319,6 +336,8 @@ def _agg_global(inputs: Inputs, params: Params) -> Expected:
 def _agg_trajectory(inputs: Inputs, params: Params) -> Expected:
     rollouts = inputs.cube("rollouts")
     mask = None
+    if "mask" not in inputs and any(isnan(x) for rollout in rollouts for trace in rollout for x in trace):
+        mask = [[not isnan(x) for trace in rollout for x in trace] for rollout in rollouts]
     if "mask" in inputs:
         mask = [[bool(m) for trace in rollout for m in trace] for rollout in inputs.cube("mask")]
     parts = [[i for i, trace in enumerate(rollout) for _ in trace] for rollout in rollouts]

@@ -14,7 +14,8 @@ from phronesis.losses.inputs import log_ratio
 
 
 def kl_k1(logp_N: Tensor, logp_ref_N: Tensor) -> Tensor:
-    """``log pi - log ref`` per token `[N]`; unbiased under samples of pi. As a loss its expected gradient is 0.
+    """``log pi - log ref`` per token `[N]`; unbiased under samples of pi. As a loss its expected gradient is 0. Clamped to
+    ±20 nats, as every log-ratio is.
 
     Formulas [kl-k], [kl-grad].
     """
@@ -23,6 +24,7 @@ def kl_k1(logp_N: Tensor, logp_ref_N: Tensor) -> Tensor:
 
 def kl_k2(logp_N: Tensor, logp_ref_N: Tensor) -> Tensor:
     """``(log pi - log ref)² / 2`` per token `[N]`; as a loss its expected gradient is that of KL(pi || ref).
+    The log-ratio is clamped to ±20 nats.
 
     Formulas [kl-k], [kl-grad].
     """
