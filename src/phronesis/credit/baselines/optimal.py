@@ -40,9 +40,8 @@ def optimal_token(
     of the group that are alive at token t.
 
     Where only one trace is alive there is nothing to compare with and its baseline is 0; so for a group of one. Biased in a
-    finite group, since the baseline contains the trace itself. Where all returns of several traces are equal everything is
-    exactly 0, past the second-longest trace too: a group without variance says nothing. Otherwise that tail is not centred, so
-    a constant on all rewards moves it.
+    finite group, since the baseline contains the trace itself. Past the second-longest trace nothing is subtracted, as
+    published, so a constant on all rewards moves that tail; the rule below gives a group of equal rewards no credit at all.
 
     Source: arXiv 2602.07078; formula [otb]. Probabilities [.5, .8] and [.5, .2], squares [.5, .68] for both,
     returns 1 and 0: energies [.5, .58] and [.5, 1.78], advantages [.5, .754237] and [-.5, -.245763].
@@ -52,8 +51,6 @@ def optimal_token(
         energy: see `energies`; of the same shape.
         eps: added to the sum of energies.
     """
-    if sum(map(bool, returns)) > 1 and len({g for row in returns for g in row}) == 1:
-        return [[0.0] * len(row) for row in returns]
     longest = max((len(row) for row in returns), default=0)
     baselines: list[float] = []
     for t in range(longest):
