@@ -7,6 +7,7 @@ import torch
 from loss_cases import f64, gradient, inputs
 from torch import tensor
 
+from phronesis.errors import ConfigError
 from phronesis.losses import (
     CISPOLoss,
     DecoupledPPOLoss,
@@ -23,8 +24,11 @@ from phronesis.losses import (
     TokenMIS,
     TokenTIS,
     TwoSidedLoss,
+    Versions,
     approximate_prox,
+    join,
     prox_share,
+    prox_shares,
     sapo,
     vespo_weight,
 )
@@ -151,6 +155,23 @@ def test_proximal_policy_between_two_versions():
     same = inputs([-1.2], old=[-2 + 0.8 * share], infer=[-2.0], advantages=[1.0])
     found = DecoupledPPOLoss(prox_share=share).terms(case).loss_N.item()
     assert found == pytest.approx(DecoupledPPOLoss().terms(same).loss_N.item())
+
+
+def test_the_share_of_every_token_by_the_versions_of_its_weights():
+    """Sampled by versions 3, 5 and 6 in an update from 5 to 6: two thirds of the way for the first, none for the others."""
+    case = inputs([-1.2] * 3, old=[-9.0] * 3, infer=[-2.0] * 3, advantages=[1.0] * 3)
+    known = case._replace(versions=Versions(torch.tensor([3, 5, 6]), 5, 6))
+    assert prox_shares(5, torch.tensor([3, 5, 6, 3]), 6).tolist() == pytest.approx([2 / 3, 0, 0, 2 / 3])
+    found = DecoupledPPOLoss(prox_share="versions").terms(known).loss_N.tolist()
+    stale = math.exp(-1.466667 + 2.0) * min(math.exp(-1.2 + 1.466667), 1.2)  # by hand: weight 1.704605, ratio 1.305605 clipped
+    assert found == pytest.approx([-stale, -1.2, -1.2], abs=1e-5) and stale == pytest.approx(2.045526, abs=1e-5)
+    with pytest.raises(ConfigError, match="notes which weights sampled it"):
+        DecoupledPPOLoss(prox_share="versions").terms(case)
+    with pytest.raises(ConfigError, match=r"must be in \[0, 1\]"):
+        DecoupledPPOLoss(prox_share=1.5)
+    both = join([known, known._replace(versions=Versions(torch.tensor([1, 2, 3]), 5, 6))])
+    assert both.versions is not None and both.versions.behaviour_N.tolist() == [3, 5, 6, 1, 2, 3]
+    assert join([known, case]).versions is None
 
 
 def test_icepop_over_ppo_is_the_reasoning_loss_of_glm5():

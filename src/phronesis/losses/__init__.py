@@ -95,6 +95,7 @@ from phronesis.losses.inputs import (
     LossOutput,
     Scope,
     Totals,
+    Versions,
     join,
     log_ratio,
     scope_of,
@@ -128,6 +129,7 @@ from phronesis.losses.objectives.decoupled import (
     approximate_prox,
     decoupled,
     prox_share,
+    prox_shares,
 )
 from phronesis.losses.objectives.entropy import (
     EntropyTarget,
@@ -278,6 +280,7 @@ __all__ = [
     "TwoSidedLoss",
     "VESPOLoss",
     "ValueTerms",
+    "Versions",
     "Veto",
     "adapt_kl",
     "aggregate",
@@ -317,6 +320,7 @@ __all__ = [
     "opd_masked",
     "ppo_clip",
     "prox_share",
+    "prox_shares",
     "reinforce",
     "rejected",
     "rlag_loss",

@@ -54,6 +54,17 @@ AS_CONFIGURED = Coefficients()
 """No controller says anything."""
 
 
+class Versions(NamedTuple):
+    """Which weights are meant by which stream, as counts of updates."""
+
+    behaviour_N: Tensor
+    """int64: those that sampled each token (`infer`)."""
+    prox: int
+    """Those at the start of the update (`old`)."""
+    theta: int
+    """Those being made (`theta`)."""
+
+
 class LossInputs(NamedTuple):
     """Flat tensors over N tokens; usually only trained ones, then `mask_N` is None."""
 
@@ -83,6 +94,8 @@ class LossInputs(NamedTuple):
     """int64: which of its episode's separate contexts (sub-traces) each token belongs to; None means all to the first."""
     coefficients: Coefficients = AS_CONFIGURED
     """What the learner's controllers say."""
+    versions: Versions | None = None
+    """How old the sampler's weights were; None when not noted."""
     divergence_N: Tensor | None = None
     """Nats, of the current distribution from a teacher's, as the objective measures it; carries the gradient. None when no
     objective asks for it."""
@@ -193,7 +206,15 @@ def join(parts: Sequence[LossInputs]) -> LossInputs:
         observed_N=_observed(parts),
         trace_N=joined([p.trace_N for p in parts]),
         divergence_N=joined([p.divergence_N for p in parts]),
+        versions=_versions(parts),
     )
+
+
+def _versions(parts: Sequence[LossInputs]) -> Versions | None:
+    found = [p.versions for p in parts if p.versions is not None]
+    if len(found) < len(parts):
+        return None
+    return found[0]._replace(behaviour_N=torch.cat([v.behaviour_N for v in found]))
 
 
 def _observed(parts: Sequence[LossInputs]) -> Tensor | None:

@@ -52,6 +52,9 @@ class Batch(Struct, frozen=True, kw_only=True):
     total_turns: int = 0
     """Turns of the whole step with a trained token: the denominator of turn means. May count episodes that were left out."""
 
+    versions: tuple[tuple[int, ...], ...] = ()
+    """Per episode of `episodes`, per turn, the oldest weights that sampled it; empty when not noted."""
+
     total_observed: int = 0
     """Observed tokens of the whole step: the denominator of the cross-entropy on them."""
 

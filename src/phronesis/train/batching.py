@@ -99,6 +99,7 @@ def build_batch(groups: Sequence[EpisodeGroup], credits: Sequence[Credit], confi
         total_sequences=total_sequences,
         total_turns=total_turns,
         total_observed=sum(sum(s.observed) for s in segments),
+        versions=tuple(tuple(t.version[0] for t in m.episode.turns) for m in kept),
     )
 
 

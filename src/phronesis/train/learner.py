@@ -374,7 +374,9 @@ class Learner:
         """What the loss reads; without `old` the ratio refers to the scores themselves or to the recorded ones."""
         if old is None:
             old = part.logp_infer_K if self.config.old == "sampler" else scores.logp_K.detach()
-        return part.inputs(scores.logp_K, old, scores.entropy_K, ref, self.controller.coefficients, scores.divergence_K)
+        return part.inputs(
+            scores.logp_K, old, scores.entropy_K, ref, self.controller.coefficients, scores.divergence_K, self.updates
+        )
 
     def _whole(
         self, parts: Sequence[Packed], loss: Loss, olds: list[Tensor | None] | None, refs: Sequence[Tensor] | None

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from phronesis.errors import TrainingError
-from phronesis.losses import AS_CONFIGURED, Coefficients, LossInputs, Totals
+from phronesis.losses import AS_CONFIGURED, Coefficients, LossInputs, Totals, Versions
 from phronesis.models.layout import AttentionPlan, plan
 from phronesis.records import Batch
 
@@ -45,6 +45,8 @@ class Packed(NamedTuple):
     observed_K: Tensor | None = None
     """bool: True where the token is the environment's and only learned by cross-entropy; None when none is. Then K counts them
     too, and their credit and recorded log-probability are 0."""
+    version_K: Tensor | None = None
+    """int64: the weights that sampled each token's turn, the oldest of them; None when not noted."""
     trace_K: Tensor | None = None
     """int64: the separate context of the episode each token belongs to; None means all to the first."""
 
@@ -61,8 +63,16 @@ class Packed(NamedTuple):
         logp_ref_K: Tensor | None = None,
         coefficients: Coefficients = AS_CONFIGURED,
         divergence_K: Tensor | None = None,
+        version: int | None = None,
     ) -> LossInputs:
-        """What a loss reads."""
+        """What a loss reads.
+
+        Args:
+            version: of the weights at the start of the update; those that are being made are the next.
+        """
+        versions = None
+        if version is not None and self.version_K is not None:
+            versions = Versions(self.version_K, version, version + 1)
         return LossInputs(
             logp_theta_N=logp_theta_K,
             logp_old_N=logp_old_K,
@@ -78,6 +88,7 @@ class Packed(NamedTuple):
             trace_N=self.trace_K,
             coefficients=coefficients,
             divergence_N=divergence_K,
+            versions=versions,
         )
 
 
@@ -108,6 +119,9 @@ def pack(batch: Batch, device: torch.device | str = "cpu") -> Packed:
     counts = [sum(s.mask) + sum(s.observed) for s in segments]
     temperatures_K = np.repeat(np.array([s.temperature for s in segments], dtype=np.float32), counts)
 
+    sequence_K = np.repeat(np.array([s.episode for s in segments], dtype=np.int64), counts)
+    turn_K = np.fromiter(chain.from_iterable(s.turns for s in segments), dtype=np.int64, count=n)[mask_N]
+
     def floats(rows: list[tuple[float, ...]]) -> Tensor:
         return torch.from_numpy(np.fromiter(chain.from_iterable(rows), dtype=np.float32, count=n)[mask_N]).to(device)  # pyright: ignore[reportUnknownMemberType]
 
@@ -122,8 +136,8 @@ def pack(batch: Batch, device: torch.device | str = "cpu") -> Packed:
         logp_infer_K=floats([s.logprobs for s in segments]),
         advantages_K=floats([s.advantages for s in segments]),
         temperatures_K=None if (temperatures_K == 1).all() else torch.from_numpy(temperatures_K).to(device),  # pyright: ignore[reportUnknownMemberType]
-        sequence_K=integers(np.repeat(np.array([s.episode for s in segments], dtype=np.int64), counts)),
-        turn_K=integers(np.fromiter(chain.from_iterable(s.turns for s in segments), dtype=np.int64, count=n)[mask_N]),
+        sequence_K=integers(sequence_K),
+        turn_K=integers(turn_K),
         totals=Totals(
             tokens=batch.total_tokens,
             sequences=batch.total_sequences,
@@ -132,5 +146,14 @@ def pack(batch: Batch, device: torch.device | str = "cpu") -> Packed:
             observed=batch.total_observed,
         ),
         observed_K=torch.from_numpy(observed_N[mask_N]).to(device) if observed_N.any() else None,  # pyright: ignore[reportUnknownMemberType]
+        version_K=integers(_versions(batch, sequence_K, turn_K)) if batch.versions else None,
         trace_K=integers(np.repeat(np.array([s.trace for s in segments], dtype=np.int64), counts)),
     )
+
+
+def _versions(batch: Batch, sequence_K: np.ndarray, turn_K: np.ndarray) -> np.ndarray:
+    """int64 `[K]`: which weights sampled each token's turn; 0 at tokens of the environment."""
+    starts = np.cumsum([0, *(len(row) for row in batch.versions)], dtype=np.int64)
+    flat = np.fromiter(chain.from_iterable(batch.versions), dtype=np.int64, count=int(starts[-1]))
+    own = turn_K >= 0
+    return np.where(own, flat[np.where(own, starts[sequence_K] + turn_K, 0)], 0)

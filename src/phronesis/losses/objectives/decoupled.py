@@ -1,10 +1,13 @@
 """Decoupled PPO: the clip refers to a proximal policy, the weight corrects for the behaviour policy.
 
 Streams: behaviour = `infer` (the sampler, weights that sampled), proximal = `old` (the learner, weights of the update's
-start), or an interpolation between behaviour and current policy where recomputing `old` is too dear.
+start), or an interpolation between behaviour and current policy where recomputing `old` is too dear: at a given share of the
+way, or log-linear in the weights' versions, token by token.
 """
 
 from __future__ import annotations
+
+from typing import Literal, cast
 
 import torch
 from msgspec import Struct
@@ -38,6 +41,18 @@ def prox_share(v_prox: float, v_behaviour: float, v_theta: float) -> float:
     return (v_prox - v_behaviour) / (v_theta - v_behaviour) if v_theta != v_behaviour else 0.0
 
 
+def prox_shares(v_prox: int, v_behaviour_N: Tensor, v_theta: int) -> Tensor:
+    """`prox_share` of every token, float32 `[N]`.
+
+    Behaviour versions (3, 5, 6), proximal 5, current 6: (.666667, 0, 0). What the proximal policy sampled, or a later one,
+    needs no interpolation: there the behaviour policy stands for it.
+    """
+    known, place_N = cast("tuple[Tensor, Tensor]", torch.unique(v_behaviour_N, return_inverse=True))  # pyright: ignore[reportUnknownMemberType]
+    versions = cast("list[int]", known.tolist())  # pyright: ignore[reportUnknownMemberType]
+    shares = [prox_share(v_prox, v, v_theta) if v < v_prox else 0.0 for v in versions]
+    return torch.tensor(shares, device=place_N.device)[place_N]
+
+
 def approximate_prox(logp_theta_N: Tensor, logp_infer_N: Tensor, share: float | Tensor) -> Tensor:
     """``infer + share (theta - infer)`` without gradient, nats `[N]`: the proximal policy without a forward pass.
 
@@ -53,18 +68,27 @@ class DecoupledPPOLoss(Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     """How far theta / prox may fall below 1, in (0, 1)."""
     eps_high: float = 0.2
     """How far theta / prox may rise above 1, above 0."""
-    prox_share: float | None = None
-    """None: the proximal policy is `old`. Else it is approximated at this share of the way from sampler to current policy,
-    in [0, 1] (see `prox_share`)."""
+    prox_share: float | Literal["versions"] | None = None
+    """None: the proximal policy is `old`. Else it is approximated at this share of the way from sampler to current policy, in
+    [0, 1]; ``versions`` takes the share of each token from the versions of the weights (see `prox_share`)."""
 
     def __post_init__(self) -> None:
         check_eps("decoupled_ppo", self.eps_low, self.eps_high)
-        if self.prox_share is not None and not 0.0 <= self.prox_share <= 1.0:
-            raise ConfigError(f"decoupled_ppo prox_share {self.prox_share!r} must be in [0, 1], or null for none")
+        if isinstance(self.prox_share, float | int) and not 0.0 <= self.prox_share <= 1.0:
+            raise ConfigError(f"decoupled_ppo prox_share {self.prox_share!r} must be in [0, 1], 'versions' or null for none")
 
     def terms(self, inputs: LossInputs) -> TokenTerms:
-        """Applies `decoupled`."""
+        """Applies `decoupled`.
+
+        Raises:
+            ConfigError: the shares are to come from versions, and the batch has none.
+        """
         theta_N, infer_N, prox_N = inputs.logp_theta_N, inputs.logp_infer_N, inputs.logp_old_N
-        if self.prox_share is not None:
+        if self.prox_share == "versions":
+            if inputs.versions is None:
+                raise ConfigError('decoupled_ppo prox_share "versions" needs a batch that notes which weights sampled it')
+            shares_N = prox_shares(inputs.versions.prox, inputs.versions.behaviour_N, inputs.versions.theta)
+            prox_N = approximate_prox(theta_N, infer_N, shares_N.to(theta_N.dtype))
+        elif self.prox_share is not None:
             prox_N = approximate_prox(theta_N, infer_N, self.prox_share)
         return decoupled(theta_N, prox_N, infer_N, inputs.advantages_N, eps_low=self.eps_low, eps_high=self.eps_high)
