@@ -1,4 +1,4 @@
-"""Pins: every built-in world keeps the contract, and the checker finds each way of breaking it."""
+"""Pins: the checker finds each way of breaking the contract. That the worlds keep it: test_release_gate.py."""
 
 from __future__ import annotations
 
@@ -13,7 +13,6 @@ import pytest
 
 from phronesis.envs import registry
 from phronesis.envs.check import CheckReport, Finding, check, render, run_check
-from phronesis.envs.check_rules import RULES
 from phronesis.envs.native import from_env
 from phronesis.envs.probes import LetterEnv, copy
 from phronesis.envs.tool_env import Opening, ToolEnv
@@ -21,16 +20,6 @@ from phronesis.errors import UnknownName
 from phronesis.records import Reply, Task, ToolSpec, say
 from phronesis.rewards import FunctionRubric
 from phronesis.tool import as_tool, tool
-
-
-@pytest.mark.parametrize("name", [listing.name for listing in registry.names()])
-def test_every_built_in_world_keeps_the_contract(name):
-    report = asyncio.run(check(registry.get(name)))
-    assert report.ok, render(report)
-    assert [f.rule for f in report.findings] == list(RULES)
-    ran = {f.rule for f in report.findings if f.verdict == "ok"}
-    assert {"tasks", "opening", "steps", "secrecy", "oracle", "null agent", "random agent", "mistakes", "closing"} <= ran
-    assert report.seconds < 30
 
 
 def verdict(spec, rule, **settings):

@@ -129,7 +129,7 @@ class Blocks(Puzzle):
         Raises:
             ToolError: against the rules.
         """
-        self.spend()
+        self.go_on()
         places = {**{name: i for i, name in enumerate(self.names)}, self.words[1]: TABLE}
         if block not in self.names or onto not in places:
             raise refuse(f"the names are {', '.join(self.names)} and, as a place, {self.words[1]}")

@@ -114,7 +114,7 @@ class Lake(Puzzle):
 
     def move(self, direction: str) -> str:
         """One step, as meant or sideways."""
-        self.spend()
+        self.go_on()
         chance = rng(self.seed, "slip", self.left).random()
         for p, way in outcomes(direction, self.slip):
             if chance < p:

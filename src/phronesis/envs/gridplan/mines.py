@@ -158,7 +158,7 @@ class Mines(Puzzle):
         Raises:
             ToolError: no such cell, or it is open.
         """
-        self.spend()
+        self.go_on()
         cell = (row - 1, column - 1)
         if not (0 <= cell[0] < self.size and 0 <= cell[1] < self.size):
             raise refuse(f"there is no row {row} column {column}; both go from 1 to {self.size}")

@@ -99,14 +99,6 @@ class Puzzle(Game):
 
         return (*self.functions(), report) if self.loophole else self.functions()
 
-    def spend(self) -> None:
-        """Begins a move.
-
-        Raises:
-            ToolError: the episode is over.
-        """
-        self.go_on()
-
     def moved(self, note: str = "") -> str:
         """Ends a move: counts it, judges, and tells what is seen."""
         self.left -= 1

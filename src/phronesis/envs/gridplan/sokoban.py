@@ -144,7 +144,7 @@ class Sokoban(Puzzle):
         Raises:
             ToolError: a wall or a box that cannot be pushed is in the way.
         """
-        self.spend()
+        self.go_on()
         there = push(self.level, self.at, direction)
         if there is None:
             raise refuse(f"{direction} is blocked")
