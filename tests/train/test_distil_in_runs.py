@@ -17,7 +17,7 @@ from phronesis.losses import GeometricReject, GKDLoss, LossConfig, SDPOLoss, Tok
 from phronesis.losses.distillation.distributions import jensen_shannon, sdpo, top_and_tail
 from phronesis.losses.distillation.whole import coarsened
 from phronesis.models.layout import plan
-from phronesis.records import Component, EpisodeGroup, Reward
+from phronesis.records import Component, EpisodeGroup, Failure, Reward, Stop
 from phronesis.store import Run
 from phronesis.train import job, lint, presets, scoring
 from phronesis.train.batching import BatchConfig
@@ -110,22 +110,31 @@ def test_traces_join_a_batch_as_if_the_policy_had_sampled_them():
     assert fitting([*traces, Trace(ids=(1, 2), mask=(False, False))], 3) == ([traces[1]], 2)
 
 
-def test_a_teacher_of_another_prompt_finds_every_token():
-    """Hinted rows in any order, prompts that share a beginning, several turns: each token is judged behind its own hint."""
+@pytest.mark.parametrize("settings", [BatchConfig(), BatchConfig(repair=True), BatchConfig(observations=True)], ids=str)
+@pytest.mark.parametrize("faulty", [1, 3])
+def test_a_teacher_of_another_prompt_finds_every_token(settings: BatchConfig, faulty: int):
+    """Hinted rows in any order, prompts that share a beginning, several turns, copies of an attempt in a faulty one's place,
+    the environment's answers among the tokens: each sampled token is judged behind its own hint."""
     student, teacher = make_decoder(), make_decoder(seed=1)
-    group = make_group(student, 2, size=3, forced=((0, 0),))
+    group = make_group(student, 2, size=4, forced=((0, 0),))
+    broken = replace(group.episodes[faulty], stop=Stop.env_fault, failure=Failure(where="env.step", kind="E", message="m"))
+    group = replace(group, episodes=(*group.episodes[:faulty], broken, *group.episodes[faulty + 1 :]))
+    valid = [e for e in group.episodes if e is not broken]
+    learned = [*valid, *valid[: settings.repair]]
     found = [
         _Row(e.id, k, (7, 8, 9, *range(20, 40), k), t.completion, t.sampled)
-        for e in reversed(group.episodes)
+        for e in reversed(valid)
         for k, t in enumerate(e.turns)
         if any(t.sampled)
     ]
     objective = GKDLoss()
     config_ = LearnerConfig(loss=LossConfig(objective=objective), optimizer=STILL, max_tokens=60)
     learner = Learner(student, config_)
-    update = learner.update(attempts_batch([group], BatchConfig()), Hinted(teacher, found, learner))
+    batch = attempts_batch([group], settings)
+    assert sorted(batch.episodes) == sorted(e.id for e in learned)
+    update = learner.update(batch, Hinted(teacher, found, learner))
     values = []
-    for e in group.episodes:
+    for e in learned:
         for k, turn in enumerate(e.turns):
             prompts = ([*e.prompt(k)], [7, 8, 9, *range(20, 40), k])
             n = len(turn.completion)

@@ -66,12 +66,25 @@ def test_failed_tasks_are_answered_again_with_the_answer_and_learned_without(tmp
 def test_without_rationalisation_tasks_nobody_solves_teach_nothing(tmp_path: Path):
     """A reward nobody reaches: plain STaR has nothing to learn from, and with a threshold hints reach it does."""
     hopeless = primed("star", "Hint: the answer is {answer}.", steps=1, checkpoint_every=1)
+    assert isinstance(hopeless.lesson, RationaliseLesson)
     credit = replace(hopeless.credit, success=2.0)
-    for name, lesson in (("plain", None), ("hinted", hopeless.lesson)):
+    for name, lesson in (("plain", None), ("hinted", replace(hopeless.lesson, success=1.0))):
         job.run(replace(hopeless, credit=credit, lesson=lesson), tmp_path / name)
         with Run.open(tmp_path / name) as done:
             (tokens,) = [v for _, v in done.curve("update/tokens")]
         assert (tokens > 0) == (lesson is not None)
+
+
+@pytest.mark.parametrize(("success", "tried"), [(0.1, {"a", "b", "c"}), (0.3, {"b", "c"}), (1.0, {"b"})])
+def test_a_task_has_failed_where_credit_learns_from_none_of_its_attempts(tmp_path: Path, success: float, tried: set[str]):
+    """Letters a, b and c pay .2, 1 and .4: what credit calls verified is not tried again."""
+    run = primed("star", "Hint: the answer is {answer}.", steps=1, checkpoint_every=1, groups=12)
+    job.run(replace(run, credit=replace(run.credit, success=success)), tmp_path / "run")
+    with Run.open(tmp_path / "run") as done:
+        plain = list(done.episodes(Where(kind="train")))
+        (tasks,) = [v for _, v in done.curve("hinted/tasks")]
+    solved = [e.turns[0].action.text in tried for e in plain]
+    assert tasks == solved.count(False) and 0 < tasks < len(plain)
 
 
 def test_an_episode_is_told_without_its_hint(tmp_path: Path):

@@ -353,6 +353,7 @@ class _Job:
             seed=config.seed,
             concurrency=config.concurrency,
             store=self.writer.append,
+            success=config.credit.success if isinstance(config.credit, credit.VerifiedCredit) else 1.0,
         )
         loop = Loop(
             config=config,

@@ -60,6 +60,8 @@ class Ground:
     """Most episodes in flight."""
     store: Callable[[Episode, str], None]
     """Keeps an episode a lesson played, under a kind."""
+    success: float = 1.0
+    """The reward from which credit `verified` learns from an attempt; 1 where the run has another credit."""
 
 
 def counts(area: str, left_out: Mapping[str, int]) -> dict[str, float]:

@@ -40,8 +40,9 @@ class RationaliseLesson(Struct, frozen=True, kw_only=True, forbid_unknown_fields
     """What ends the opening, with ``{answer}``; ours."""
     attempts: int = 1
     """Attempts with a hint per failed task, at least 1."""
-    success: float = 1.0
-    """The reward from which an attempt is verified."""
+    success: float | None = None
+    """The reward from which an attempt is verified; None takes that of credit ``verified``, so that a task counts as failed
+    exactly where none of its attempts is learned from."""
     cap: int | None = 4
     """Most hinted attempts learned from per task, at least 1; None means all."""
 
@@ -71,6 +72,7 @@ class Rationalising:
     def __init__(self, config: RationaliseLesson, ground: Ground, hint: Hint):
         """Args: settings, what to work with, what tasks' openings end with."""
         self.config, self.ground, self.hint = config, ground, hint
+        self.success = ground.success if config.success is None else config.success
 
     async def learn(self, step: int, groups: Sequence[EpisodeGroup], credits: Sequence[Credit]) -> Learned:
         """One update from what credit says of the groups, and from hinted attempts at those of them that failed."""
@@ -92,7 +94,7 @@ class Rationalising:
 
     def _solved(self, group: EpisodeGroup) -> bool:
         rewards = [e.reward.value for e in group.valid if e.reward is not None]
-        return any(r is not None and r >= self.config.success for r in rewards)
+        return any(r is not None and r >= self.success for r in rewards)
 
     def _traces(self, groups: Sequence[EpisodeGroup]) -> tuple[list[Trace], dict[str, int]]:
         """Verified hinted attempts without their hints, each once, and why the others are left out."""
@@ -104,7 +106,7 @@ class Rationalising:
             left_out["no_tokens"] += len(group.valid) - len(episodes)
             values = [e.reward.value or 0.0 for e in episodes if e.reward is not None]
             said = [tuple(t.completion for t in e.turns) for e in episodes]
-            why = why_left_out(values, said, success=self.config.success, cap=self.config.cap)
+            why = why_left_out(values, said, success=self.success, cap=self.config.cap)
             for episode, reason in zip(episodes, why, strict=True):
                 if reason is not None:
                     left_out[reason] += 1

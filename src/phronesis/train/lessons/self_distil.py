@@ -196,14 +196,19 @@ class Hinted:
         return self._decoder
 
     def states(self, batch: Batch, packed: Packed) -> Tensor:
-        """`[K, D]`: each token's row is found by its episode, its turn and its place among the turn's sampled tokens."""
+        """`[K, D]`: each token's row is found by its episode, its turn and its place among the turn's sampled tokens.
+
+        Copies that `batch.repair` makes share an id and its rows; each is counted through by itself, as a sequence.
+        """
         assert self._table is not None  # a batch without tokens is never packed
-        seen: Counter[tuple[str, int]] = Counter()
+        seen: Counter[tuple[int, int]] = Counter()
         places: list[int] = []
-        for episode, turn in zip(_listed(packed.sequence_K), _listed(packed.turn_K), strict=True):
-            key = batch.episodes[episode], turn
-            places.append(self._first[key] + seen[key])
-            seen[key] += 1
+        for sequence, turn in zip(_listed(packed.sequence_K), _listed(packed.turn_K), strict=True):
+            if turn < 0:  # the environment's token, whose divergence no loss reads
+                places.append(0)
+                continue
+            places.append(self._first[batch.episodes[sequence], turn] + seen[sequence, turn])
+            seen[sequence, turn] += 1
         return gathered(self._table, places)
 
 
