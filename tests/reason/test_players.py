@@ -18,17 +18,17 @@ from phronesis.credit.trees.arpo import ARPOCredit
 from phronesis.credit.trees.tree import TreeCredit
 from phronesis.engine.scripted import ScriptedPolicy
 from phronesis.env import EnvSpec
-from phronesis.errors import ConfigError, EnvFault
+from phronesis.errors import ConfigError, EnvFault, TrainingError
 from phronesis.reason.players.arpo import ARPOPlayer
 from phronesis.reason.players.build import Alone, build
 from phronesis.reason.players.earl import EARL, EARLPlayer
 from phronesis.reason.players.routes import Route, common, place
 from phronesis.reason.players.tree import TreePlayer
-from phronesis.records import Reply, Stop, say
+from phronesis.records import EpisodeGroup, Reply, Stop, say
 from phronesis.rewards import EnvReward
 from phronesis.rollout.forks import join, split
 from phronesis.rollout.play import play_groups
-from phronesis.rollout.prefix import check_world
+from phronesis.rollout.prefix import PlayOn, check_world
 from phronesis.train.batching import build_batch
 from phronesis.train.dynamic import attempts, sample
 
@@ -87,7 +87,7 @@ def test_arpo_branches_where_the_reply_raised_the_entropy():
     group = one_group(talk(sure), player, 2)
     assert lines(group) == [[["word 1", "word 2", "word 3"], ["word 1", "word 2", "word 4"]]]
     assert player.metrics() == {
-        "player/declined": 1.0, "player/branches": 1.0, "player/faulted": 0.0, "player/env_steps": 1.0,
+        "player/declined": 1.0, "player/branches": 1.0, "player/faulted": 0.0, "player/env_steps": 1.0, "player/cut_off": 0.0,
         "player/filled": 0.0, "player/leaves": 2.0, "player/replayed": 2.0,
     }  # fmt: skip
     assert player.metrics() == {}
@@ -291,6 +291,44 @@ def test_why_each_branch_ended_is_kept():
     (episode,) = group.episodes
     assert (episode.stop, episode.stops) == (Stop.completed, (Stop.max_turns, Stop.completed))
     assert [a.stop for a in split(episode)] == [Stop.max_turns, Stop.completed]
+
+
+@pytest.mark.parametrize(
+    "player", [TreePlayer(widths=(1, 3)), ARPOPlayer(initial=1, beam=3, threshold=1.0)], ids=["tree", "arpo"]
+)
+def test_a_branch_without_a_turn_of_its_own_is_counted_and_no_attempt(monkeypatch, player):
+    """The clock of the first of two branches runs out while its world is brought there: it holds shared turns alone."""
+    replay, brought = PlayOn._replay, []
+
+    async def late(self, session, cut):
+        brought.append(cut)
+        await replay(self, session, cut)
+        if len(brought) == 1:
+            raise session.attempt.end(Stop.timeout)
+
+    monkeypatch.setattr(PlayOn, "_replay", late)
+    policy, playing = Talker(), player.begin()
+    (episode,) = one_group(talk(policy), playing, 3).episodes
+    assert episode.reward.branches == episode.ends and len(episode.ends) == 2
+    assert (episode.stop, episode.stops, episode.reward.value) == (Stop.completed, (), 6.0)
+    assert [[CHAT.parse(t.completion).message.text for t in a.turns] for a in split(episode)] == [
+        ["word 1", "word 2", "word 3"], ["word 1", "word 4", "word 5"]
+    ]  # fmt: skip
+    found = playing.metrics()
+    assert (found["player/branches"], found["player/cut_off"], found["player/leaves"]) == (2, 1, 2)
+    group = EpisodeGroup(id="train-0-0", task=TASK, episodes=(episode,))
+    assert_exact(group, policy, TreeCredit())
+    assert_exact(group, policy, ARPOCredit())
+
+
+def test_attempts_without_an_end_of_their_own_cannot_be_joined():
+    (episode,) = one_group(talk(Talker()), TreePlayer(widths=(1,)).begin(), 1).episodes
+    cut = [
+        msgspec.structs.replace(episode, id=f"b{n}", turns=episode.turns[:n], stop=Stop.timeout, reward=None) for n in (2, 2, 0)
+    ]
+    for wrong in ((episode, cut[0]), (cut[0], episode), (cut[0], cut[1]), (episode, cut[2])):
+        with pytest.raises(TrainingError, match=r"'b[20]' \(timeout\) has no last turn of its own"):
+            join(wrong)
 
 
 # ----------------------------------------------------------------------------------------------------------------- earl

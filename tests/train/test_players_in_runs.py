@@ -21,10 +21,11 @@ from phronesis.reason.players.arpo import ARPOPlayer
 from phronesis.reason.players.earl import EARLPlayer
 from phronesis.reason.players.tree import TreePlayer
 from phronesis.reason.react import ReAct
-from phronesis.records import Reply, Task, say
+from phronesis.records import Reply, Stop, Task, say
 from phronesis.rollout.forks import split
 from phronesis.rollout.limits import Limits
 from phronesis.rollout.play import Stage, play_groups
+from phronesis.rollout.prefix import PlayOn
 from phronesis.store import Run
 from phronesis.train import job
 from phronesis.train.config import EnvChoice, EvalConfig
@@ -71,6 +72,27 @@ def test_forks_are_stored_and_attempts_are_counted(tmp_path):
     }  # fmt: skip
     assert sum(a.sampled_tokens for a in attempts) > counts["tokens/sampled"]
     assert reward == pytest.approx(sum(a.reward.value for a in attempts) / 8)
+
+
+@pytest.mark.parametrize(("player", "rule"), PLAYERS, ids=lambda v: type(v).__name__)
+def test_a_clock_that_runs_out_where_a_branch_begins_ends_no_run(tmp_path, monkeypatch, player, rule):
+    """Every third play from inside an episode runs out of time before a turn of its own."""
+    replay, brought = PlayOn._replay, []
+
+    async def late(self, session, cut):
+        brought.append(cut)
+        await replay(self, session, cut)
+        if len(brought) % 3 == 0:
+            raise session.attempt.end(Stop.timeout)
+
+    monkeypatch.setattr(PlayOn, "_replay", late)
+    job.run(branching(player, rule), tmp_path / "run")
+    with Run.open(tmp_path / "run") as run:
+        for e in run.episodes():
+            assert e.reward.branches in ((), e.ends) and e.turns and e.stop is not Stop.timeout
+        lost = sum(value for _, value in run.curve("player/cut_off"))
+        assert lost == len(brought) // 3 > 0
+        assert undefined(k for s in run.steps() for k in s.values) == ()
 
 
 class Dice:

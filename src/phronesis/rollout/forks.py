@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 from msgspec.structs import replace
 
+from phronesis.errors import TrainingError
 from phronesis.records import Component, Episode, Reward, Stop, Turn
 
 
@@ -35,6 +36,9 @@ def join(attempts: Sequence[Episode]) -> Episode:
     Args:
         attempts: chains of turns, scored and without fault, each with a last turn of its own; at least one.
 
+    Raises:
+        TrainingError: an attempt ends at a turn that another one holds too, so that no branch would be its own.
+
     Attempts of turns (a, b) and (a, c) worth 1 and 0 give turns (a, b, c), b and c following a, and value .5.
     """
     first = attempts[0]
@@ -52,10 +56,16 @@ def join(attempts: Sequence[Episode]) -> Episode:
                 at[id(turn)] = len(turns)
                 turns.append(replace(turn, parent=parent, follows=where[k - 1] if k else -1))
             where.append(at[id(turn)])
+        if not where or where[-1] in ends:
+            raise _endless(attempt)
         ends[where[-1]] = attempt.stop
         for part in () if attempt.reward is None else attempt.reward.components:
             turn_at = None if part.turn is None else where[part.turn]
             components.append(replace(part, turn=turn_at, branch=where[-1]))
+    passed = {turn.follows for turn in turns}
+    for attempt in attempts:
+        if at[id(attempt.turns[-1])] in passed:
+            raise _endless(attempt)
     stops = tuple(ends[k] for k in sorted(ends))
     alike = len(set(stops)) == 1
     return replace(
@@ -68,13 +78,23 @@ def join(attempts: Sequence[Episode]) -> Episode:
     )
 
 
+def _endless(attempt: Episode) -> TrainingError:
+    return TrainingError(
+        f"attempt {attempt.id!r} ({attempt.stop.value}) has no last turn of its own, so it is no branch of an episode; "
+        "leave out attempts for which own_turns is 0"
+    )
+
+
 def split(episode: Episode) -> tuple[Episode, ...]:
-    """The attempts an episode was joined from, in the order of their ends; the episode itself where none was joined."""
+    """The attempts an episode was joined from, in the order of their ends; the episode itself where none was joined.
+
+    Their ends are those that its reward names (`Reward.branches`).
+    """
     judged = () if episode.reward is None else episode.reward.branches
     if not judged or episode.reward is None:
         return (episode,)
     found: list[Episode] = []
-    stops = dict(zip(episode.ends, episode.stops, strict=True)) if episode.stops else {}
+    stops = dict(zip(judged, episode.stops, strict=True)) if episode.stops else {}
     for n, end in enumerate(judged):
         line = episode.line(end)
         places = {k: i for i, k in enumerate(line)}

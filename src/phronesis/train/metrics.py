@@ -145,6 +145,7 @@ _DEFINED = (
     _metric("player/over_budget", "turns", "Turns that asked for a branch when the group was full.", "sum"),
     _metric("player/short", "episodes", "Branches not taken: their attempt had faulted, or was over before the turn.", "sum"),
     _metric("player/faulted", "episodes", "Branches and forced attempts that faulted; none became a reward.", "sum"),
+    _metric("player/cut_off", "episodes", "Branches and forced attempts a limit ended before a turn of their own.", "sum"),
     _metric("player/env_steps", "steps", "Environment steps of branches and forced attempts, behind what they share.", "sum"),
     _metric("player/replayed", "steps", "Recorded actions done again to bring environments to where a branch begins.", "sum"),
     _metric("player/routes", "episodes", "Failed attempts played again with a forced route.", "sum"),

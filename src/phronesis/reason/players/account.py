@@ -6,8 +6,8 @@ from collections import Counter
 from typing import Literal
 
 Count = Literal[
-    "branches", "leaves", "filled", "declined", "over_budget", "short", "faulted", "env_steps", "replayed", "routes",
-    "no_route", "gain",
+    "branches", "leaves", "filled", "declined", "over_budget", "short", "faulted", "cut_off", "env_steps", "replayed",
+    "routes", "no_route", "gain",
 ]  # fmt: skip
 """What is counted; the definitions are those of the metrics ``player/*``."""
 

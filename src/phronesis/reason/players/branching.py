@@ -32,7 +32,8 @@ class Brood:
     """The attempts of one group while they are played: families that each share a beginning.
 
     Every attempt has its own world, limits and verdict. One that faults stays by itself, as a faulty episode, and nothing is
-    played on from it.
+    played on from it. A branch that a limit ended before its first own turn (its clock ran out while it was brought there) said
+    nothing of its own: it is counted as ``cut_off``, and is no attempt of the group.
     """
 
     def __init__(self, stage: Stage, gate: asyncio.Semaphore, account: Account) -> None:
@@ -64,7 +65,9 @@ class Brood:
         rows = await asyncio.gather(*(self._branch(w, self._names(w)) for w in wishes))
         found: list[Wish] = []
         for wish, row in zip(wishes, rows, strict=True):
-            self.families[wish.family] += row
+            begun = [e for e in row if e.stop.is_fault or own_turns(e, wish.base)]
+            self._account.add("cut_off", len(row) - len(begun))
+            self.families[wish.family] += begun
             found += [Wish(wish.family, e, wish.turn) for e in row]
         return found
 

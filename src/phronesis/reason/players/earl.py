@@ -135,7 +135,7 @@ class EARL:
             self.gains = ToolGains(gains={**self.gains.gains, **new})
 
     async def _force(self, stage: Stage, on: PlayOn, episode: Episode, offered: Sequence[Route]) -> Episode | None:
-        """The attempt again with a forced route; None where it left none to force."""
+        """The attempt again with a forced route; None where it left none to force, or was over before the route was."""
         draw = rng(episode.seed, "route")
         cut, route = await self._cut(stage, episode, offered, draw)
         if cut is None or route is None:
@@ -147,6 +147,9 @@ class EARL:
         played = await on.play(cut, ticket, stream(episode.seed, "forced"))
         check_replay(cut, played.failure)
         own = own_turns(played, episode)
+        if not own and not played.stop.is_fault:
+            self.account.add("cut_off")
+            return None
         self._names[played.id] = route.name
         self.account.add("routes")
         self.account.add("faulted", played.stop.is_fault)
