@@ -8,9 +8,11 @@ from sampled_groups import make_group
 
 from phronesis.credit import GroupMean, TrajectoryCredit, VerifiedCredit
 from phronesis.errors import AllFaulted
-from phronesis.records import Component, Reward, Stop
+from phronesis.policy import prompt_crc
+from phronesis.records import Component, Credit, Reward, Stop
 from phronesis.train import crediting
 from phronesis.train.batching import BatchConfig, build_batch
+from phronesis.train.selection import untruncated
 
 replace = msgspec.structs.replace
 
@@ -51,6 +53,60 @@ def test_truncated_episodes_count_in_the_baseline_and_are_not_learned_from(group
     assert batch.episodes == (cut.episodes[0].id, cut.episodes[2].id)
     assert batch.total_tokens == sum(cut.episodes[i].sampled_tokens for i in (0, 2)) and batch.total_sequences == 2
     assert build_batch([cut], credits).dropped == {}, "only when asked"
+
+
+@pytest.fixture
+def forked(group):
+    """Two branches behind the first attempt's turns, each the turn of another attempt, and an attempt by itself."""
+    base, short, long, alone = group.episodes
+    turns = list(base.turns)
+    for tail in (short, long):
+        turn = tail.turns[-1]
+        crc = prompt_crc((*base.prompt(len(base.turns) - 1), *base.turns[-1].completion, *turn.context))
+        turns.append(replace(turn, parent=len(base.turns) - 1, follows=len(base.turns) - 1, prompt_crc=crc))
+    first, second = len(base.turns), len(base.turns) + 1
+    parts = tuple(Component(name="r", score=float(k), branch=k) for k in (first, second))
+    fork = replace(base, turns=tuple(turns), reward=Reward(components=parts))
+    assert fork.ends == (first, second)
+    return replace(group, episodes=(fork, alone))
+
+
+def test_of_a_forked_episode_the_truncated_branches_are_left_out(forked):
+    fork, alone = forked.episodes
+    first, second = fork.ends
+    shared = frozenset(range(first))
+    mixed = replace(fork, stop=Stop.completed, stops=(Stop.max_turns, Stop.completed))
+    assert untruncated(mixed) == shared | {second}
+    assert untruncated(fork) == shared | {first, second}, "no branch was truncated"
+    assert untruncated(replace(mixed, stops=(Stop.parse, Stop.timeout))) == shared | {first}
+    assert untruncated(replace(mixed, stop=Stop.timeout, stops=(Stop.timeout, Stop.context))) is None
+
+    cut = replace(forked, episodes=(mixed, alone))
+    credits = credits_of([cut])
+    batch = build_batch([cut], credits, BatchConfig(drop_truncated=True))
+    assert batch.dropped == {"truncated_branches": 1} and batch.episodes == (fork.id, alone.id)
+    left = fork.sampled_tokens - fork.turns[first].produced
+    assert batch.sequence_tokens == (left, alone.sampled_tokens)
+    assert batch.trained_tokens == batch.total_tokens == left + alone.sampled_tokens
+    trained = {t for s in batch.segments if s.episode == 0 for t, m in zip(s.turns, s.mask, strict=True) if m}
+    assert trained == shared | {second}, "turns keep their numbers"
+    assert batch.total_turns == len(fork.turns) - 1 + len(alone.turns)
+    assert build_batch([cut], credits).sequence_tokens[0] == fork.sampled_tokens, "only when asked"
+
+    over = replace(mixed, stop=Stop.timeout, stops=(Stop.timeout, Stop.context))
+    batch = build_batch([replace(forked, episodes=(over, alone))], credits, BatchConfig(drop_truncated=True))
+    assert batch.dropped == {"truncated": 1} and batch.episodes == (alone.id,)
+
+
+def test_credit_on_truncated_branches_alone_is_no_signal(forked):
+    fork, alone = forked.episodes
+    first = fork.ends[0]
+    mixed = replace(fork, stop=Stop.completed, stops=(Stop.max_turns, Stop.completed))
+    values = tuple(tuple(float(k == first) if m else 0.0 for m in t.sampled) for k, t in enumerate(fork.turns))
+    credit = Credit(group=forked.id, values=(values, None), reasons=(None, "alone"))
+    cut = replace(forked, episodes=(mixed, alone))
+    batch = build_batch([cut], [credit], BatchConfig(drop_truncated=True))
+    assert batch.dropped == {"truncated_branches": 1, "no_signal": 1, "alone": 1} and batch.segments == ()
 
 
 def test_copies_take_the_places_of_faults(group):

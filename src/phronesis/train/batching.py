@@ -19,7 +19,7 @@ from msgspec import Struct
 from phronesis.errors import ConfigError, TrainingError
 from phronesis.records import Batch, Credit, Episode, EpisodeGroup, Segment, Turn
 from phronesis.train.forest import Anchor, Forest
-from phronesis.train.selection import FAULTS, repair
+from phronesis.train.selection import FAULTS, repair, untruncated
 from phronesis.train.trainable import check_trainable
 
 TurnValues = tuple[tuple[float, ...], ...]
@@ -33,7 +33,8 @@ class BatchConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     count_silent: bool = True
     """Let left-out silent episodes count in the denominators, so that dropping them changes no gradient."""
     drop_truncated: bool = False
-    """Leave out episodes that a limit ended, after they counted in baselines (overlong filtering, DAPO)."""
+    """Leave out episodes that a limit ended, after they counted in baselines (overlong filtering, DAPO); of an episode whose
+    branches ended each for itself (`Episode.stops`), the turns that lead to truncated branches alone."""
     repair: bool = False
     """Fill the places of faulty episodes with copies of valid siblings, whose credit was computed without them; a group with
     half of its members or more missing is left out (GLM-5)."""
@@ -52,6 +53,8 @@ class BatchConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
 class _Member(NamedTuple):
     episode: Episode
     values: TurnValues
+    turns: frozenset[int]
+    """Indices of the turns to learn from."""
     tokens: int
 
 
@@ -65,7 +68,8 @@ def build_batch(groups: Sequence[EpisodeGroup], credits: Sequence[Credit], confi
 
     Returns:
         A batch; without segments when nothing carries a signal. `dropped` counts left-out episodes by the credit rule's
-        reason, and as ``no_tokens`` (nothing sampled), ``no_signal`` (all credit 0), ``truncated`` or ``group_broken``.
+        reason, and as ``no_tokens`` (nothing sampled), ``no_signal`` (all credit 0), ``truncated`` or ``group_broken``;
+        ``truncated_branches`` counts branches of episodes that stay.
 
     Raises:
         TrainingError: credit and group do not belong together, or an episode's records contradict one another.
@@ -80,11 +84,11 @@ def build_batch(groups: Sequence[EpisodeGroup], credits: Sequence[Credit], confi
     kept: list[_Member] = []
     total_tokens = total_sequences = total_turns = 0
     for member in _members(groups, credits, config, dropped):
-        silent = config.drop_silent and not any(any(row) for row in member.values)
+        silent = config.drop_silent and not any(any(member.values[k]) for k in member.turns)
         if not silent or config.count_silent:
             total_tokens += member.tokens
             total_sequences += 1
-            total_turns += sum(any(t.sampled) for t in member.episode.turns)
+            total_turns += sum(any(member.episode.turns[k].sampled) for k in member.turns)
         if silent:
             dropped["no_signal"] += 1
         else:
@@ -120,15 +124,18 @@ def _members(
         if whole is not group:  # those that were replaced are counted all the same
             dropped.update(reason for reason in credit.reasons if reason in FAULTS)
         for episode, values, reason in zip(whole.episodes, full.values, full.reasons, strict=True):
+            turns = untruncated(episode) if config.drop_truncated else range(len(episode.turns))
             if values is None:
                 dropped[reason or "left_out"] += 1
-            elif config.drop_truncated and episode.stop.is_truncated:
+            elif turns is None:
                 dropped["truncated"] += 1
             else:
                 verify(episode, values)
-                tokens = episode.sampled_tokens
+                if len(turns) < len(episode.turns):
+                    dropped["truncated_branches"] += sum(stop.is_truncated for stop in episode.stops)
+                tokens = sum(episode.turns[k].produced for k in turns)
                 if tokens:
-                    found.append(_Member(episode, values, tokens))
+                    found.append(_Member(episode, values, frozenset(turns), tokens))
                 else:
                     dropped["no_tokens"] += 1
     return found
@@ -182,7 +189,8 @@ def _crc(ids: Sequence[int], start: int) -> int:
 
 def _segments(kept: Sequence[_Member], config: BatchConfig) -> tuple[Segment, ...]:
     forest = Forest()
-    prompts = [t.context for m in kept for t in m.episode.turns if t.parent is None]
+    roots = [m.episode.turns[k] for m in kept for k in sorted(m.turns) if m.episode.turns[k].parent is None]
+    prompts = [turn.context for turn in roots]
     anchors = forest.share(prompts, config.shortest_prefix)
     for index, member in enumerate(kept):
         _Growth(forest, member, index, config.observations).grow_roots(anchors)
@@ -202,7 +210,8 @@ class _Growth:
         self.trace = 0
         self.children: dict[int | None, list[int]] = {}
         for k, turn in enumerate(self.turns):
-            self.children.setdefault(turn.parent, []).append(k)
+            if k in member.turns:
+                self.children.setdefault(turn.parent, []).append(k)
 
     def grow_roots(self, anchors: dict[tuple[int, ...], Anchor]) -> None:
         """Adds every trajectory of the episode under its prompt."""

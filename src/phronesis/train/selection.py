@@ -9,7 +9,7 @@ from typing import TypeVar
 import msgspec
 
 from phronesis.errors import ConfigError
-from phronesis.records import Credit, EpisodeGroup, Stop
+from phronesis.records import Credit, Episode, EpisodeGroup, Stop
 
 T = TypeVar("T")
 
@@ -29,6 +29,21 @@ def is_fresh(versions: Sequence[int], current: int, limit: int) -> bool:
     False
     """
     return not versions or current - min(versions) <= limit
+
+
+def untruncated(episode: Episode) -> frozenset[int] | None:
+    """Indices of the turns that lead to an end no limit made; None where a limit made every one.
+
+    A turn that a truncated branch shares with another one stays. Turns (a, b, c), b and c following a, the branch of b cut by a
+    limit and that of c completed: a and c.
+    """
+    if not episode.stops:
+        return None if episode.stop.is_truncated else frozenset(range(len(episode.turns)))
+    found: set[int] = set()
+    for end, stop in zip(episode.ends, episode.stops, strict=True):
+        if not stop.is_truncated:
+            found.update(episode.line(end))
+    return frozenset(found) or None
 
 
 def repair_group(valid: Sequence[T], size: int) -> list[T] | None:
