@@ -17,6 +17,7 @@ from phronesis.envs.gridplan.blocks import TABLE, canonical, plan, possible
 from phronesis.envs.gridplan.env import CHEATS, MAX_TURNS
 from phronesis.envs.gridplan.lake import values
 from phronesis.envs.gridplan.mines import around, opening, safe_cells
+from phronesis.envs.gridplan.puzzle import least
 from phronesis.envs.gridplan.sokoban import parse, solution
 from phronesis.envs.noise import Noise
 from phronesis.envs.scripted import Clock, play_scripted, reward_of
@@ -192,6 +193,15 @@ def test_no_held_out_problem_occurs_in_training_nor_does_its_twin(tasks):
     plain, twin = (task(Dials(families=(f,)), "train", 5) for f in ("blocks", "obfuscated"))
     assert plain.content_key == twin.content_key and plain.messages != twin.messages
     assert task(Dials(), "train", 5) == task(Dials(), "train", 5)
+
+
+def test_turned_and_mirrored_boards_are_one_problem():
+    board = ["SF.", "HFG", "FFF"]
+    turned = ["".join(board[2 - c][r] for c in range(3)) for r in range(3)]
+    assert turned == ["FHS", "FFF", "FG."]
+    images = [board, turned, board[::-1], turned[::-1], [row[::-1] for row in board]]
+    assert len({tuple(least(image)) for image in images}) == 1
+    assert least(board) != least(["SFG", "HF.", "FFF"])
 
 
 @pytest.mark.parametrize("family", FAMILIES)

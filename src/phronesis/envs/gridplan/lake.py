@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from typing import Any, Literal
 
-from phronesis.envs.gridplan.puzzle import STEPS, Drawn, Move, Puzzle, shortest
+from phronesis.envs.gridplan.puzzle import STEPS, Drawn, Move, Puzzle, least, shortest
 from phronesis.seeding import rng
 from phronesis.tool import tool
 
@@ -87,7 +87,7 @@ class Lake(Puzzle):
         way = _way(rows, (a, b))
         if way is None or not size <= len(way) <= LONGEST:
             return None
-        return Drawn({"rows": list(rows)}, list(rows), len(way))
+        return Drawn({"rows": list(rows)}, least(rows), len(way))
 
     def look(self) -> str:
         """The lake with @ where the player stands."""

@@ -6,7 +6,7 @@ import random
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from phronesis.envs.gridplan.puzzle import Drawn, Move, Puzzle, refuse
+from phronesis.envs.gridplan.puzzle import Drawn, Move, Puzzle, least, refuse
 from phronesis.tool import tool
 
 SIZES = {1: (4, 2), 2: (5, 4), 3: (6, 6), 4: (7, 9)}
@@ -115,7 +115,9 @@ class Mines(Puzzle):
             opened += 1
         if opened < 3:
             return None
-        return Drawn(board, [size, first, mines], opened, mines, size * size - count)  # every opening opens a cell or more
+        tile = {**dict.fromkeys(mines, "x"), first: "s"}
+        told = ["".join(tile.get((r, c), ".") for c in range(size)) for r in range(size)]
+        return Drawn(board, least(told), opened, mines, size * size - count)  # every opening opens a cell or more
 
     def counts(self) -> dict[Cell, int]:
         """The number on each open cell."""

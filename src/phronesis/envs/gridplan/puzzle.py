@@ -174,6 +174,20 @@ def shortest(start: S, goal: Callable[[S], bool], moves: Callable[[S], Iterable[
     return None
 
 
+def least(rows: Sequence[str]) -> list[str]:
+    """The first, in alphabetical order, of the eight ways to turn and mirror a square board, which are one problem.
+
+    >>> least(["GF", "SF"]), least(["FF", "GS"])
+    (['FF', 'GS'], ['FF', 'GS'])
+    """
+    found: list[list[str]] = []
+    now = list(rows)
+    for _ in range(4):
+        now = ["".join(column) for column in zip(*now[::-1], strict=True)]
+        found += [now, now[::-1]]
+    return min(found)
+
+
 def refuse(text: str) -> ToolError:
     """The answer to a move against the rules."""
     return ToolError(text, "illegal_move")

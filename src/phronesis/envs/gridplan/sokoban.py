@@ -6,7 +6,7 @@ import random
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
-from phronesis.envs.gridplan.puzzle import STEPS, Drawn, Move, Puzzle, refuse, shortest
+from phronesis.envs.gridplan.puzzle import STEPS, Drawn, Move, Puzzle, least, refuse, shortest
 from phronesis.tool import tool
 
 SIZES = {1: (4, 1), 2: (5, 1), 3: (4, 2), 4: (5, 2)}
@@ -114,7 +114,7 @@ class Sokoban(Puzzle):
         if way is None or not 4 <= len(way) <= LONGEST:
             return None
         rows = show(made, at, (inside + 2, inside + 2))
-        return Drawn({"rows": rows}, rows, len(way))
+        return Drawn({"rows": rows}, least(rows), len(way))
 
     def look(self) -> str:
         """The board."""

@@ -1,7 +1,7 @@
 """Tasks of `gridplan`: a family, a level, a verified problem, and a budget of moves that a best solution fits into.
 
-A task is generated from (split, index) alone. Its content key hashes the problem without names or words, so that a
-Blocksworld problem and its obfuscated twin share a key and lie in the same split.
+A task is generated from (split, index) alone. Its content key hashes the problem without names, words or orientation, so that
+a Blocksworld problem and its obfuscated twin, and a board and its mirror image, share a key and lie in the same split.
 """
 
 from __future__ import annotations
