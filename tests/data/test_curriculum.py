@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from phronesis.data.bandits import dump_scores, sec_value, softmax
-from phronesis.data.curriculum import learnability, learnability_from, screened, screening_probability, worth_playing
+from phronesis.data.curriculum import learnability, learnability_from, screening_probability, worth_playing
 from phronesis.data.families import FamilyTasks, RunningValue, UpperConfidence
 from phronesis.data.order import DumpOrder, Listed, PassRateWindow, SecOrder, level_of
 from phronesis.data.pass_rates import PassRateTasks
@@ -21,6 +21,7 @@ from phronesis.envs import probes
 from phronesis.envs.ledger import make
 from phronesis.errors import CheckpointError, ConfigError
 from phronesis.records import Component, Episode, EpisodeGroup, Failure, Reward, Stop, Task
+from phronesis.rollout.screening import screened
 
 COPY = probes.copy(letters=5)
 

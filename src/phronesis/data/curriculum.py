@@ -58,16 +58,11 @@ def screening_probability(p: float, n_screen: int = 4) -> float:
     """Probability that screening keeps a task: that its `n_screen` attempts are neither all right nor all wrong.
 
     SPEED-RL plays 4 attempts, and 20 more only where 0 < passed < 4. p .5: .875; p .9: .3438. It is the chance that a group
-    of that size has a signal, `phronesis.credit.keep_probability`.
+    of that size has a signal, `keep_probability`. Who decides: `phronesis.rollout.screening.screened`.
 
     Source: SPEED-RL, arXiv 2506.09016; formula [speed-keep].
     """
     return keep_probability(n_screen, p)
-
-
-def screened(passed: int, n_screen: int = 4) -> bool:
-    """Whether a task that passed so many of its screening attempts deserves the others.   See `screening_probability`."""
-    return 0 < passed < n_screen
 
 
 def worth_playing(successes: float, n: float, *, low: float = 0.2, high: float = 0.8, z: float = Z95) -> bool:

@@ -90,6 +90,15 @@ class GroupPlayer(Protocol):
         ...
 
 
+@runtime_checkable
+class LeavesOut(Protocol):
+    """A player that plays groups nothing is to be learned from."""
+
+    def leaves_out(self, group: EpisodeGroup) -> bool:
+        """Whether a group it played since `GroupPlayer.metrics` was last asked is one of these."""
+        ...
+
+
 async def play(stage: Stage, ticket: Ticket) -> Episode:
     """Plays one episode to its end. It is not scored yet.
 

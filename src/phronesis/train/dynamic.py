@@ -19,7 +19,7 @@ from phronesis.rollout.forks import split
 
 
 class DynamicConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Replaces groups without signal. The probability that a group has one: `phronesis.credit.keep_probability`."""
+    """Replaces groups without signal. The probability that a group has one: `phronesis.data.curriculum.keep_probability`."""
 
     max_rounds: int = 10
     """Rounds of play in a step, the first included, at least 1; each plays one new task per group still missing."""
@@ -35,7 +35,7 @@ class Sampled(NamedTuple):
     groups: list[EpisodeGroup]
     """To learn from, in the order they were drawn."""
     spare: list[EpisodeGroup]
-    """Left out because all their episodes earned the same."""
+    """Left out because all their episodes earned the same, or because their player says so."""
     rounds: int
     """How often it was played."""
 
@@ -54,7 +54,16 @@ def attempts(group: EpisodeGroup) -> EpisodeGroup:
     return replace(group, episodes=tuple(a for e in group.episodes for a in split(e)))
 
 
-async def sample(play: Callable[[int, int], Awaitable[list[EpisodeGroup]]], wanted: int, max_rounds: int) -> Sampled:
+def _all(group: EpisodeGroup) -> bool:
+    return True
+
+
+async def sample(
+    play: Callable[[int, int], Awaitable[list[EpisodeGroup]]],
+    wanted: int,
+    max_rounds: int,
+    usable: Callable[[EpisodeGroup], bool] = _all,
+) -> Sampled:
     """Plays until `wanted` groups have episodes of different reward, for at most `max_rounds` rounds.
 
     Where that does not suffice, groups without signal fill up the rest, so that a step has as many groups as it should:
@@ -64,6 +73,7 @@ async def sample(play: Callable[[int, int], Awaitable[list[EpisodeGroup]]], want
         play: ``play(n, first)`` plays n new tasks as groups numbered from `first`; fewer when no tasks are left.
         wanted: groups of a step.
         max_rounds: 1 takes what comes.
+        usable: False for groups that must not be learned from, not even to fill up.
     """
     played: list[EpisodeGroup] = []
     signals: list[bool] = []
@@ -73,9 +83,11 @@ async def sample(play: Callable[[int, int], Awaitable[list[EpisodeGroup]]], want
         if not fresh:
             break
         played += fresh
-        signals += [not has_zero_variance(attempts(group)) for group in fresh]
+        signals += [usable(group) and not has_zero_variance(attempts(group)) for group in fresh]
         rounds += 1
-    by_signal = sorted(range(len(played)), key=lambda i: not signals[i])  # stable: in the order of play
+    by_signal = sorted(
+        (i for i, group in enumerate(played) if usable(group)), key=lambda i: not signals[i]
+    )  # stable: in the order of play
     chosen = set(by_signal[:wanted])
     groups = [group for i, group in enumerate(played) if i in chosen]
     return Sampled(groups, [group for i, group in enumerate(played) if i not in chosen], rounds)

@@ -16,7 +16,7 @@ from phronesis.env import TaskSource
 from phronesis.log import Heartbeat
 from phronesis.policy import Versioned
 from phronesis.records import Episode, EpisodeGroup
-from phronesis.rollout.play import GroupPlayer, Stage, check_played, play_groups
+from phronesis.rollout.play import GroupPlayer, LeavesOut, Stage, check_played, play_groups
 from phronesis.rollout.rerun import Reruns
 from phronesis.store.run import RunWriter
 from phronesis.train.batching import build_batch
@@ -126,5 +126,8 @@ async def play_step(loop: Loop, step: int) -> Sampled:
         check_played(f"step {step}", episodes)
         return groups
 
-    playing = sample(play, config.groups, 1 if config.dynamic is None else config.dynamic.max_rounds)
+    def usable(group: EpisodeGroup) -> bool:
+        return not (isinstance(loop.player, LeavesOut) and loop.player.leaves_out(group))
+
+    playing = sample(play, config.groups, 1 if config.dynamic is None else config.dynamic.max_rounds, usable)
     return await loop.heartbeat(step, "play").watch(playing, reason)

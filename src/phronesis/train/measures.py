@@ -29,12 +29,13 @@ def episode_metrics(spec: EnvSpec, groups: Sequence[EpisodeGroup], credits: Sequ
         "episode/tokens": fmean(a.sampled_tokens for a in attempts),
         "episode/tool_errors": fmean(len(a.errors) for a in attempts),
         "episode/parse_errors": fmean(sum(t.parse_error is not None for t in a.turns) for a in attempts),
-        "signal/zero_variance": fmean(c.zero_variance for c in credits),
         "signal/groups": float(sum(not c.zero_variance for c in credits)),
         "signal/dropped": float(sum(v is None for c in credits for v in c.values)),
         "tokens/sampled": float(sum(e.sampled_tokens for e in episodes)),
         "tokens/context": float(sum(e.context_tokens for e in episodes)),
     }
+    if credits:
+        metrics["signal/zero_variance"] = fmean(c.zero_variance for c in credits)
     return metrics | _counted(credits) | _rewards(spec, attempts) | _entropies(episodes)
 
 

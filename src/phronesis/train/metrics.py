@@ -150,6 +150,11 @@ _DEFINED = (
     _metric("player/replayed", "steps", "Recorded actions done again to bring environments to where a branch begins.", "sum"),
     _metric("player/routes", "episodes", "Failed attempts played again with a forced route.", "sum"),
     _metric("player/no_route", "episodes", "Failed attempts that left no route to force.", "sum"),
+    _metric("player/screened", "groups", "Tasks that a few attempts screened.", "sum"),
+    _metric("player/continued", "groups", "Of these, tasks that got all attempts: some passed and some did not.", "sum"),
+    _metric("player/dropped_solved", "groups", "Of these, tasks left out since every screening attempt passed.", "sum"),
+    _metric("player/dropped_failed", "groups", "Of these, tasks left out since no screening attempt passed.", "sum"),
+    _metric("player/dropped_faulted", "groups", "Of these, tasks left out since all but one attempt or all faulted.", "sum"),
     _metric("player/gain", "reward", "Mean reward with a forced route minus that of the attempt it departs from."),
     # agents outside, through the gateway
     _metric("gateway/episodes", "episodes", "Episodes that agents outside finished.", "sum"),

@@ -8,6 +8,7 @@ from phronesis.config import import_path
 from phronesis.errors import ConfigError
 from phronesis.reason.players.arpo import ARPOPlayer
 from phronesis.reason.players.earl import EARLPlayer
+from phronesis.reason.players.speed import SpeedPlayer
 from phronesis.reason.players.tree import TreePlayer
 from phronesis.rollout.play import GroupPlayer
 
@@ -22,7 +23,7 @@ class Alone(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="
         """Nobody: `phronesis.rollout.play.play_groups` does so by itself."""
 
 
-PlayerConfig = Alone | ARPOPlayer | TreePlayer | EARLPlayer
+PlayerConfig = Alone | ARPOPlayer | TreePlayer | EARLPlayer | SpeedPlayer
 """The built-in players, told apart by their tag in configs."""
 
 
