@@ -21,6 +21,7 @@ BASE = recipes.get("quickstart")
 OBJECTIVE, AGGREGATION, CORRECTIONS = (f"learner.loss.{part}" for part in ("objective.type", "aggregation.type", "corrections"))
 TIS = f"{CORRECTIONS}=[{{type='tis_token'}}]"
 KL = "learner.loss.kl"
+GKD = ["algorithm=gkd", "lesson.teacher=x"]
 PER_SEQUENCE = f"{AGGREGATION}=sequence_mean_token_mean"
 
 CASES: list[tuple[str, list[str], str]] = [
@@ -91,7 +92,23 @@ CASES: list[tuple[str, list[str], str]] = [
     ("lesson-objective", ["lesson.type=self_distil"], "objective 'ppo_clip' does not read"),
     ("lesson-objective", [f"{OBJECTIVE}=gkd"], "nobody gives it a teacher's"),
     ("hints-alone", ["lesson.type=self_distil", "lesson.feedback=", "group_size=1", f"{OBJECTIVE}=sdpo",
-                     "credit.type=reinforce_pp"], "without feedback"),
+                     "learner.epochs=1", "credit.type=reinforce_pp"], "without feedback"),
+    ("baseline-twice", ["learner.baseline=variance", "algorithm=dpo"], "lesson 'pairs' reads none"),
+    ("baseline-twice", ["learner.baseline=variance", "algorithm=rlag"], "lesson 'rlag' reads none"),
+    ("baseline-twice", ["learner.baseline=variance", "algorithm=sdpo"], "objective 'sdpo' reads none"),
+    ("baseline-twice", ["learner.baseline=variance", *GKD], "objective 'gkd' reads none"),
+    ("credit-unread", ["algorithm=dpo", "credit.type=vineppo"], "'vineppo' plays episodes once more, and lesson 'pairs'"),
+    ("credit-unread", ["algorithm=sdpo", "credit.type=gae", "critic.epochs=1"], "'gae' trains and asks a critic"),
+    ("credit-unread", ["algorithm=rlag", "credit.type=opd", "credit.teacher=x"], "'opd' asks a teacher"),
+    ("credit-unread", ["algorithm=sdpo", "credit.type=igpo", "credit.answer=x"], "'igpo' asks the policy or a judge"),
+    ("step-size-unsampled", ["algorithm=dpo", "learner.step_size=effective"], "the texts of lesson 'pairs'"),
+    ("step-size-unsampled", ["algorithm=rlag", "learner.step_size=effective"], "the texts of lesson 'rlag'"),
+    ("learner-unread", ["algorithm=dpo", "learner.old=sampler"], "learner.old does nothing under lesson 'pairs'"),
+    ("learner-unread", ["algorithm=rlag", "learner.reset=true", "learner.average=0.1", "batch.drop_truncated=true"],
+     "learner.reset and learner.average and batch.drop_truncated do nothing under lesson 'rlag'"),
+    ("distil-stale", [*GKD, "learner.epochs=2", "learner.minibatches=2"], "'gkd' learns from each batch 4 times"),
+    ("distil-stale", ["algorithm=sdpo", "learner.epochs=2", f"{CORRECTIONS}=[]"], "'sdpo' learns from each batch 2 times"),
+    ("rlag-attempts", ["algorithm=rlag", "group_size=4"], "group_size is 4"),
     ("loss-unread", ["lesson.type=pairs"], "'pairs' has a loss of its own"),
     ("dynamic-blind", ["dynamic.max_rounds=5", "credit.type=gae", "critic.epochs=1", PER_SEQUENCE], "under a critic"),
 ]  # fmt: skip
@@ -148,6 +165,10 @@ def test_what_answers_a_rule_silences_it():
         ["credit.type=vsrm"],
         ["learner.baseline=variance", "credit.type=trajectory", "credit.baseline.type=none", "batch.drop_silent=false"],
         ["credit.episode.type=maxrl"],
+        ["algorithm=sdpo", "learner.epochs=4"],
+        ["algorithm=sdpo", "learner.step_size=effective", "batch.drop_truncated=true", "batch.repair=true"],
+        [*GKD, "batch.drop_silent=true", f"{KL}.type=loss", f"{KL}.coef=0.1"],
+        ["algorithm=star", "learner.reset=true"],
         ["steps=0", "learner.epochs=1", "sampling.temperature=0.7"],
     ):
         assert lint.lint(presets.load(overrides=changes, base=BASE)) == [], changes

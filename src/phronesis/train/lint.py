@@ -213,7 +213,7 @@ RULES: tuple[Rule, ...] = (
     Rule(
         "baseline-twice",
         "warn",
-        "VCPO's baseline on credit that is compared with something already, or under an objective that reads no advantage",
+        "VCPO's baseline on credit that is compared with something already, or where nothing reads an advantage",
         'Set credit.baseline.type="none" (and batch.drop_silent=false), or learner.baseline="credit".',
         credit.baseline_twice,
     ),
@@ -303,6 +303,41 @@ RULES: tuple[Rule, ...] = (
         "Set group_size to 2 or more.",
         lessons.pairs_alone,
     ),
+    Rule(
+        "credit-unread",
+        "refuse",
+        "credit that costs play, a critic or a teacher, under a lesson that reads none",
+        'Set credit.type="trajectory" and remove the [critic] section, or set lesson=none.',
+        lessons.credit_unread,
+    ),
+    Rule(
+        "step-size-unsampled",
+        "refuse",
+        "VCPO's step size under a lesson whose texts come without the sampler's log-probabilities",
+        'Set learner.step_size="scheduled".',
+        lessons.step_size_unsampled,
+    ),
+    Rule(
+        "learner-unread",
+        "warn",
+        "settings of the learner or the batch that a lesson with a loss of its own does not read",
+        "Leave them at their defaults.",
+        lessons.learner_unread,
+    ),
+    Rule(
+        "distil-stale",
+        "warn",
+        "distillation from each batch of attempts in several updates, without a weight",
+        'Set learner.epochs=1 and learner.minibatches=1, or add the correction tis_token with of="theta", as sdpo has it.',
+        lessons.distil_stale,
+    ),
+    Rule(
+        "rlag-attempts",
+        "warn",
+        "more than one attempt per task under a lesson that learns from the first",
+        "Set group_size=1, and groups that much higher.",
+        lessons.rlag_attempts,
+    ),
 )
 """All rules, in the order they are reported."""
 
@@ -311,7 +346,7 @@ def lint(config: RunConfig) -> list[Finding]:
     """What the rules find in a run's settings, in the order of `RULES`; a run that trains nothing has nothing to find."""
     if not config.steps:
         return []
-    rules = [r for r in RULES if not (lessons.own_loss(config) and r.id in lessons.ABOUT_LOSS)]
+    rules = [r for r in RULES if r.id not in lessons.unread(config)]
     seen = [(rule, rule.check(config)) for rule in rules]
     return [Finding(rule=r.id, severity=r.severity, reason=why, fix=r.fix) for r, why in seen if why is not None]
 

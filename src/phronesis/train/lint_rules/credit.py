@@ -17,9 +17,10 @@ from phronesis.credit import (
     VSRMCredit,
 )
 from phronesis.credit.rule import NeedsUtterances, NeedsValues
-from phronesis.losses import CrossStageLoss, DFTLoss, OPDMaskedLoss, SDARLoss, SupervisedLoss
+from phronesis.losses import CrossStageLoss, DFTLoss, OPDMaskedLoss, ReadsDistributions, SDARLoss, SupervisedLoss
 from phronesis.train.config import RunConfig, needs_siblings
 from phronesis.train.lint_rules.kinds import tag_of
+from phronesis.train.lint_rules.lessons import own_loss
 
 SHAPED = (PotentialCredit, IGPOCredit, SELAURCredit, TurnReturnCredit, VSRMCredit)
 """Rules whose `baseline` compares rewards that hold more than the outcome."""
@@ -76,7 +77,9 @@ def baseline_twice(run: RunConfig) -> str | None:
     objective = run.learner.loss.objective
     if run.learner.baseline != "variance" or isinstance(run.credit, str):
         return None
-    if isinstance(objective, SupervisedLoss | DFTLoss):
+    if own_loss(run):
+        return f'learner.baseline="variance" changes advantages, of which lesson {tag_of(run.lesson)!r} reads none'
+    if isinstance(objective, SupervisedLoss | DFTLoss | ReadsDistributions):
         return f'learner.baseline="variance" changes advantages, of which objective {tag_of(objective)!r} reads none'
     if isinstance(getattr(run.credit, "baseline", None), NoBaseline):
         return None
