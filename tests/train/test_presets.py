@@ -52,6 +52,7 @@ DIS = {
     "learner.loss.objective.type": "dis", "learner.loss.objective.eps_low": 0.3, "learner.loss.objective.eps_high": 5.0,
     "learner.old": "sampler",
 }  # fmt: skip
+PAIRS = {**TWICE, **NO_KL, "lesson.type": "pairs", "lesson.objective.beta": 0.1, "lesson.margin": 0.0, "group_size": 8}
 EXPECTED: dict[str, dict[str, object]] = {
     "grpo": {
         **Z, **PPO, **SEQUENCES, **TWICE, "learner.loss.objective.eps_high": 0.2, "learner.loss.kl.type": "loss",
@@ -106,6 +107,10 @@ EXPECTED: dict[str, dict[str, object]] = {
         **DIS, **TOKENS, "credit.type": "sao", "credit.alpha": 1.5, "group_size": 1, "groups": 64, "critic.frozen": "attention",
         "critic.warmup": 10, "critic.epochs": 2, "critic.optimizer.lr": 5 * 8e-4,
     },
+    "archer": {
+        **TOKENS, **ONCE, **NO_KL, "credit.type": "archer", "credit.gamma": 0.9, "learner.loss.objective.type": "reinforce",
+        "critic.epochs": 3, "critic.clip": None, "critic.twins.polyak": 0.1, "critic.twins.capacity": 1024, "group_size": 8,
+    },
     "opd": {
         **ONCE, **TOKENS, "credit.type": "opd", "credit.teacher": "far/away", "credit.coef": 1.0, "group_size": 1, "groups": 64,
         "learner.loss.objective.type": "reinforce",
@@ -124,21 +129,40 @@ EXPECTED: dict[str, dict[str, object]] = {
         "player.temperature": 10.0, "player.top_k": 10, "player.top_p": 0.9, "player.decay": 0.9,
     },
     "star": {
-        **TOKENS, "credit.type": "verified", "credit.cap": 4, "learner.restart": True, "learner.epochs": 8,
+        **TOKENS, "lesson.type": "rationalise", "lesson.success": None, "lesson.attempts": 1, "lesson.cap": 4,
+        "credit.type": "verified", "credit.success": 1.0, "credit.cap": 4, "learner.restart": True, "learner.epochs": 8,
         "learner.loss.objective.type": "supervised",
     },
     "raft": {**TOKENS, "credit.type": "verified", "credit.success": 1.0, "credit.cap": 4,
              "learner.loss.objective.type": "supervised"},
+    "gkd": {
+        **TOKENS, **ONCE, **NO_KL, "lesson.type": "distil", "lesson.teacher": "far/away", "lesson.traces": 0.0,
+        "learner.loss.objective.type": "gkd", "learner.loss.objective.beta": 0.5, "learner.loss.objective.top": None,
+        "group_size": 1, "groups": 64, "learner.average": None,
+    },
+    "sdpo": {
+        **TOKENS, **ONCE, **NO_KL, "lesson.type": "self_distil", "lesson.success": 1.0, "learner.loss.objective.type": "sdpo",
+        "learner.loss.objective.alpha": 0.5, "learner.loss.objective.top": 100, "learner.loss.objective.of": "student",
+        "learner.loss.corrections": ({"type": "tis_token", "cap": 2.0, "of": "theta"},), "learner.average": 0.05,
+        "group_size": 8, "groups": 8,
+    },
+    "rlag": {
+        **TWICE, "lesson.type": "rlag", "lesson.beta_d": 0.2, "lesson.beta_a": 0.5, "lesson.gamma": 8.0,
+        "lesson.chosen_max": -0.2, "lesson.rejected_min": -5.0, "group_size": 1, "groups": 64,
+    },
+    "dpo": {**PAIRS, "lesson.objective.type": "dpo", "lesson.compare": "attempts"},
+    "step_dpo": {**PAIRS, "lesson.objective.type": "dpo", "lesson.compare": "first_step"},
+    "step_apo": {**PAIRS, "lesson.objective.type": "step_apo", "lesson.compare": "steps"},
 }  # fmt: skip
 """Written by hand from the sources."""
 
 
 @pytest.mark.parametrize("name", EXPECTED)
 def test_a_preset_sets_what_its_source_says(name: str):
-    found = settings(name, **({"teacher": "far/away"} if name == "opd" else {}))
+    found = settings(name, **({"teacher": "far/away"} if name in ("opd", "gkd") else {}))
     wanted = EXPECTED[name]
     assert {path: found.get(path) for path in wanted} == wanted
-    for path in ("critic", "dynamic"):  # what a preset does not name is not there
+    for path in ("critic", "dynamic", "lesson"):  # what a preset does not name is not there
         if not any(key.startswith(path) for key in wanted):
             assert found[path] is None
     untouched = ("seed", "steps", "env.name", "learner.optimizer.lr", "learner.schedule.warmup", "evaluation.tasks", "threads")
@@ -246,7 +270,7 @@ def test_a_preset_trains(tmp_path: Path, primed: Path, name: str):
     )
     needed = {"opd": {"teacher": str(primed)}, "gkd": {"teacher": str(primed)}, "igpo": {"answer": "letter"}}.get(name, {})
     chosen = presets.apply(name, run, **needed)
-    if name == "sao":
+    if name in ("sao", "archer"):
         assert chosen.critic is not None
         chosen = replace(chosen, critic=replace(chosen.critic, warmup=0))
     chosen.validate()
