@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from phronesis.credit.judged.teacher import NeedsTeacher
+from phronesis.credit import OPDCredit
 from phronesis.credit.rule import NeedsUtterances, NeedsValues
 from phronesis.losses import DFTLoss, LossConfig, ReadsDistributions, SupervisedLoss
 from phronesis.train.config import RunConfig
@@ -59,7 +59,7 @@ def credit_unread(run: RunConfig) -> str | None:
         cost = "asks the policy or a judge about every episode"
     elif isinstance(credit, NeedsValues | NeedsUtterances):
         cost = "trains and asks a critic"
-    elif isinstance(credit, NeedsTeacher):
+    elif isinstance(credit, OPDCredit):
         cost = "asks a teacher about every token"
     else:
         return None
