@@ -31,7 +31,8 @@ def test_one_is_explained_with_what_it_sets(run: Command):
     assert "learner.optimizer" not in seen.out and "  name" not in seen.out
     found = json.loads(run("algorithms", "glm5_reasoning", "--json").out)
     assert found["changes"]["group_size"] == 32 and found["changes"]["learner.epochs"] == 1
-    assert json.loads(run("algorithms", "arpo", "--json").out)["changes"] == {}
+    assert json.loads(run("algorithms", "arpo", "--json").out)["changes"]["player.type"] == "arpo"
+    assert json.loads(run("algorithms", "opd", "--json").out)["changes"] == {}, "it needs a teacher, which quickstart has not"
     seen = run("algorithms", "vinepo")
     assert seen.code == 2 and "unknown algorithm 'vinepo'; did you mean 'vineppo'" in seen.err
 
