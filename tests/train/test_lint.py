@@ -47,6 +47,8 @@ CASES: list[tuple[str, list[str], str]] = [
     ("credit-unplayed", ["credit.type=plan"], "several attempts that share a plan"),
     ("credit-unplayed", ["credit.type=arpo"], "which player 'alone' does not play (player 'arpo' does)"),
     ("branches-unread", ["player.type=tree", "player.widths=[2, 4]"], "plays for credit 'tree' or 'arpo'"),
+    ("lesson-forks", ["player.type=earl", "lesson.type=self_distil", f"{OBJECTIVE}=sdpo", "learner.epochs=1",
+                      "learner.minibatches=1"], "lesson 'self_distil' takes forced attempts for free ones"),
     ("dynamic-blind", ["dynamic.max_rounds=5", "credit.type=vineppo", PER_SEQUENCE], "credit 'vineppo'"),
     ("correction-inert", ["learner.old=sampler", f"{CORRECTIONS}=[{{type='icepop'}}, {{type='veto'}}]"], "icepop, veto"),
     ("sapo-decoupled", [f"{OBJECTIVE}=sapo", PER_SEQUENCE, TIS], "tis_token"),

@@ -14,6 +14,7 @@ from tiny_jobs import Stopped, config, essence, stop_at
 from phronesis.errors import ConfigError
 from phronesis.losses import IPOPreferenceLoss, StepAPOLoss
 from phronesis.records import Component, EpisodeGroup, Reward
+from phronesis.rollout.forks import join
 from phronesis.store import Run
 from phronesis.train import checkpoint, job, lint, presets
 from phronesis.train.config import EvalConfig
@@ -61,6 +62,27 @@ def test_attempts_that_part_late_are_paired_where_they_part(decoder):
     pairs = collect([group], PairsLesson(compare="steps")).pairs
     assert sorted((p.chosen_value, p.rejected_value) for p in pairs) == [(0.5, 0.0), (1.0, 0.0)]
     assert {len(p.chosen[0].ids) for p in pairs} == {len(base.prompt(1)) + 2, len(base.prompt(2)) + 2}
+
+
+def test_branches_of_one_episode_are_attempts_that_part(decoder):
+    """Two families of a branch worth 1 and one worth 0, each family worth .5: one pair in each, as in a family by itself."""
+
+    def family(name, prompt):
+        base = play(decoder, make_group(decoder, 0).task, name, 0, prompt=prompt, turns=(2, 2))
+        said = base.turns[1]
+        other = replace(said, completion=tuple((i + 1) % VOCABULARY for i in said.completion))
+        both = EpisodeGroup(id="g", task=base.task, episodes=(base, replace(base, turns=(base.turns[0], other))))
+        return join(scored(both, [1.0, 0.0]).episodes)
+
+    families = family("a", (1, 2)), family("b", (3, 4))
+    for chosen in (families, families[:1]):
+        group = EpisodeGroup(id="g", task=families[0].task, episodes=chosen)
+        found = collect([group], PairsLesson(compare="steps"))
+        assert [(p.chosen_value, p.rejected_value) for p in found.pairs] == [(1.0, 0.0)] * len(chosen)
+        assert found.left_out == {} and found.pairs[0].chosen == (step_trace(chosen[0], 1),)
+    same = replace(families[0], reward=Reward(components=tuple(replace(c, score=1.0) for c in families[0].reward.components)))
+    tied = EpisodeGroup(id="g", task=same.task, episodes=(same,))
+    assert collect([tied], PairsLesson(compare="steps")).left_out == {"tied": 1}
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from msgspec import Struct
 
 from phronesis.errors import ConfigError
 from phronesis.train.config import RunConfig
-from phronesis.train.lint_rules import batching, credit, lessons, ratios, sampling
+from phronesis.train.lint_rules import batching, credit, forks, lessons, ratios, sampling
 
 Severity = Literal["refuse", "warn"]
 """refuse: the run does not start. warn: it starts, and its folder and report say so."""
@@ -148,6 +148,14 @@ RULES: tuple[Rule, ...] = (
         credit.branches_unread,
     ),
     Rule(
+        "lesson-forks",
+        "refuse",
+        "a player that branches or forces routes, and a lesson that takes each of its episodes for one free attempt",
+        'Set player.type="alone", or lesson=none and the credit of the player; players tree and arpo also go with '
+        'lesson.type="pairs" and lesson.compare="steps".',
+        forks.lesson_forks,
+    ),
+    Rule(
         "kl-k3",
         "warn",
         "k3 as a term of the loss (k1 cannot be chosen there at all: its gradient is 0 in expectation)",
@@ -178,7 +186,7 @@ RULES: tuple[Rule, ...] = (
     Rule(
         "lone-group",
         "refuse",
-        "group_size 1 under credit that compares episodes of a group",
+        "group_size 1, or one forked episode, under credit that compares episodes of a group",
         "Set group_size to 2 or more, or choose credit that needs no siblings: reinforce_pp, remax, rae, sao.",
         credit.lone_group,
     ),

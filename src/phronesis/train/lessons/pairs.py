@@ -22,6 +22,7 @@ from phronesis.errors import ConfigError
 from phronesis.losses.preference.dpo import DPOLoss
 from phronesis.models.causal import LanguageModel
 from phronesis.records import Credit, Episode, EpisodeGroup
+from phronesis.rollout.forks import split
 from phronesis.seeding import rng
 from phronesis.train.learner import Learner
 from phronesis.train.lessons.lesson import Ground, Learned, counts
@@ -113,13 +114,14 @@ def collect(groups: Sequence[EpisodeGroup], config: PairsLesson) -> Collected:
 
 
 def _steps(groups: Sequence[EpisodeGroup]) -> Collected:
-    """Best against worst step wherever attempts part."""
+    """Best against worst step wherever attempts part, the branches of forked episodes among them."""
     pairs: list[Preference] = []
     left_out: Counter[str] = Counter()
     for group in groups:
-        rewards = {e.reward.value for e in group.valid if e.reward is not None}
-        if len(group.valid) < 2 or len(rewards) < 2:
-            left_out["alone" if len(group.valid) < 2 else "tied"] += 1
+        judged = [a for e in group.valid for a in split(e)]
+        rewards = {a.reward.value for a in judged if a.reward is not None}
+        if len(judged) < 2 or len(rewards) < 2:
+            left_out["alone" if len(judged) < 2 else "tied"] += 1
             continue
         here = step_pairs(group)
         left_out["nowhere"] += not here

@@ -18,6 +18,8 @@ from phronesis.credit import (
 )
 from phronesis.credit.rule import NeedsUtterances, NeedsValues
 from phronesis.losses import CrossStageLoss, DFTLoss, OPDMaskedLoss, ReadsDistributions, SDARLoss, SupervisedLoss
+from phronesis.reason.players.arpo import ARPOPlayer
+from phronesis.reason.players.tree import TreePlayer
 from phronesis.train.config import RunConfig, needs_siblings
 from phronesis.train.lint_rules.kinds import tag_of
 from phronesis.train.lint_rules.lessons import own_loss
@@ -32,6 +34,13 @@ def lone_group(run: RunConfig) -> str | None:
     """Nothing to compare with."""
     if run.group_size == 1 and needs_siblings(run.credit):
         return f"group_size 1 under credit {tag_of(run.credit)!r}: an episode has no siblings to be compared with"
+    player, name = run.player, tag_of(run.credit)
+    families = player.widths[0] if isinstance(player, TreePlayer) else player.initial if isinstance(player, ARPOPlayer) else 2
+    if families == 1 and needs_siblings(run.credit) and name not in FORKING[tag_of(player)]:
+        return (
+            f"player {tag_of(player)!r} plays one attempt from the start, and all others branch off: one forked episode, which "
+            f"has no siblings for credit {name!r}; credit 'tree' and 'arpo' compare branches"
+        )
     return None
 
 
@@ -129,9 +138,9 @@ FORKING = {"arpo": ("arpo", "tree"), "tree": ("tree", "arpo"), "earl": ("earl",)
 
 
 def branches_unread(run: RunConfig) -> str | None:
-    """Branches cost environment steps that another rule makes nothing of."""
+    """Branches cost environment steps that another rule makes nothing of. What lessons make of them, `lesson_forks` says."""
     player, name = tag_of(run.player), tag_of(run.credit)
-    if player not in FORKING or isinstance(run.credit, str) or name in FORKING[player]:
+    if run.lesson is not None or player not in FORKING or isinstance(run.credit, str) or name in FORKING[player]:
         return None
     return (
         f"player {player!r} plays for credit {' or '.join(map(repr, FORKING[player]))}, and credit is {name!r}: it compares "
