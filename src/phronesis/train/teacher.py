@@ -7,14 +7,16 @@ from typing import cast
 import torch
 
 from phronesis.credit.judged.teacher import NeedsTeacher
+from phronesis.credit.judged.uncertainty import NeedsDoubts, measured
 from phronesis.credit.rule import CreditRule, TokenValues, members
 from phronesis.errors import ConfigError
+from phronesis.losses import entropy
 from phronesis.models import checkpoint
 from phronesis.models.causal import LanguageModel
 from phronesis.records import Batch, Credit, EpisodeGroup
 from phronesis.train.batching import BatchConfig, build_batch
-from phronesis.train.packed import pack
-from phronesis.train.scoring import Precision, score
+from phronesis.train.packed import Packed, pack
+from phronesis.train.scoring import MAX_LOGITS, Precision, score, states
 from phronesis.train.splitting import split
 
 _EVERYTHING = BatchConfig(drop_silent=False)
@@ -45,29 +47,56 @@ class Teacher:
             found[places[batch.episodes[episode]]][turn] = [next(given) if s else 0.0 for s in sampled]
         return {i: tuple(tuple(row) for row in rows) for i, rows in found.items()}
 
+    def read(self, packed: Packed) -> list[float]:
+        """What is said of every trained token of a packed batch."""
+        with torch.no_grad():
+            logp_K = score(self.decoder, packed, precision=self.precision).logp_K
+        return cast("list[float]", logp_K.tolist())  # pyright: ignore[reportUnknownMemberType]
+
     def _scores(self, batch: Batch) -> dict[tuple[int, int], list[float]]:
-        """Per (index into `Batch.episodes`, turn), the sampled tokens' log-probabilities in order."""
+        """Per (index into `Batch.episodes`, turn), what is said of the sampled tokens in order."""
         found: dict[tuple[int, int], list[float]] = {}
         if not batch.trained_tokens:
             return found
         for part in split(batch, self.max_tokens):
             packed = pack(part, self.decoder.device)
+            episodes, turns = (cast("list[int]", c.tolist()) for c in (packed.sequence_K, packed.turn_K))  # pyright: ignore[reportUnknownMemberType]
+            for episode, turn, said in zip(episodes, turns, self.read(packed), strict=True):
+                found.setdefault((episode, turn), []).append(said)
+        return found
+
+
+class Doubter(Teacher):
+    """Says how unsure the policy itself was at every sampled token, from whole distributions. See `Doubts`."""
+
+    def read(self, packed: Packed) -> list[float]:
+        """`Uncertainty.mean` of the distribution each token was sampled from."""
+        hidden_KD, size = states(self.decoder, packed, precision=self.precision), self.decoder.vocab_size
+        found: list[float] = []
+        step = max(1, MAX_LOGITS // size)
+        for start in range(0, hidden_KD.shape[0], step):
+            part = slice(start, start + step)
             with torch.no_grad():
-                logp_K = score(self.decoder, packed, precision=self.precision).logp_K
-            columns = (packed.sequence_K, packed.turn_K, logp_K)
-            episodes, turns, logprobs = (cast("list[float]", c.tolist()) for c in columns)  # pyright: ignore[reportUnknownMemberType]
-            for episode, turn, logprob in zip(episodes, turns, logprobs, strict=True):
-                found.setdefault((int(episode), int(turn)), []).append(logprob)
+                logits_KV = self.decoder.logits(hidden_KD[part]).float()
+                if packed.temperatures_K is not None:
+                    logits_KV = logits_KV / packed.temperatures_K[part, None]
+                logp_KV = logits_KV.log_softmax(-1)
+                rows_K3 = torch.cat([entropy(logp_KV)[:, None], logp_KV.topk(2).values.exp()], dim=1)
+            rows = cast("list[tuple[float, float, float]]", rows_K3.tolist())  # pyright: ignore[reportUnknownMemberType]
+            found += [measured(h, first, second, size).mean for h, first, second in rows]
         return found
 
 
 def taught(rule: CreditRule, student: LanguageModel) -> CreditRule:
-    """The rule with the teacher it names, loaded and frozen; a rule that needs none is returned as it is.
+    """The rule with the teacher it names, loaded and frozen, or with what it asks of the student's own distributions; a rule
+    that needs neither is returned as it is.
 
     Raises:
         ConfigError: its vocabulary is not the student's.
         CheckpointError: it cannot be loaded.
     """
+    if isinstance(rule, NeedsDoubts):
+        return rule.with_doubts(Doubter(student))
     if not isinstance(rule, NeedsTeacher):
         return rule
     decoder = checkpoint.load(rule.teacher).requires_grad_(False).to(student.device)

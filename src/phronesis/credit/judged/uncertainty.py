@@ -5,15 +5,16 @@ Entropies are those of the distribution actually sampled from, as the policy rep
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from math import ceil, exp, fsum, isfinite, log
-from typing import NamedTuple
+from typing import Literal, NamedTuple, Protocol, runtime_checkable
 
 from msgspec import Struct
 
 from phronesis.credit.baselines.group import AnyBaseline, GroupMean, GroupStandard, LeaveOneOut, compares
 from phronesis.credit.baselines.trajectory import episode_advantages, given_up
-from phronesis.credit.rule import Rerun, members, value_of
+from phronesis.credit.rule import CreditRule, Rerun, TokenValues, members, value_of
 from phronesis.credit.side import turn_credit
 from phronesis.credit.turnwise.turns import chain, pooled_credit, successors
 from phronesis.errors import ConfigError
@@ -94,7 +95,19 @@ def uncertainty(probabilities: Sequence[float]) -> Uncertainty:
     p = sorted(probabilities, reverse=True)
     if len(p) < 2:
         return Uncertainty(0.0, 0.0, 0.0, 0.0)
-    parts = fsum(-q * log(q) for q in p if q > 0) / log(len(p)), 1.0 - p[0], 1.0 - (p[0] - p[1])
+    return measured(fsum(-q * log(q) for q in p if q > 0), p[0], p[1], len(p))
+
+
+def measured(entropy: float, first: float, second: float, vocabulary: int) -> Uncertainty:
+    """The same from what it is made of.
+
+    Args:
+        entropy: nats.
+        first: largest probability.
+        second: second largest.
+        vocabulary: number of tokens, at least 2.
+    """
+    parts = entropy / log(vocabulary), 1.0 - first, 1.0 - (first - second)
     return Uncertainty(*parts, fsum(parts) / 3)
 
 
@@ -212,12 +225,33 @@ class CriticalCredit(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         return turn_credit(group, by_turn, given_up(group, self.baseline))
 
 
+class Doubts(Protocol):
+    """How unsure the policy was at each token; handed to rules that ask for it by `NeedsDoubts`."""
+
+    def __call__(self, group: EpisodeGroup) -> dict[int, TokenValues]:
+        """`Uncertainty.mean` of the distribution each token was sampled from, by the index of the episodes that count; 0 at
+        forced tokens."""
+        ...
+
+
+@runtime_checkable
+class NeedsDoubts(Protocol):
+    """A credit rule that may read more of the policy's distributions than the records keep."""
+
+    def with_doubts(self, doubts: Doubts) -> CreditRule:
+        """The same rule, able to assign credit; itself where the records suffice."""
+        ...
+
+
 class SELAURCredit(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="selaur"):
     """Failures earn a little for having been unsure, at the turn where they were; successes earn their reward only.
 
-    A failed episode's turn k has return ``R + weight * (u_k + mean u)``, u the mean entropy over the largest possible one.
-    The records keep no whole distributions, so only the first of the three measures of `uncertainty` is used (ours), and the
-    weight is ours. Risk: a policy may learn to doubt after failing; hold it against the entropy of failures.
+    A failed episode's turn k has return ``R + weight * (u_k + mean u)``, u_k the mean uncertainty of its sampled tokens and the
+    other mean over turns. Source: arXiv 2602.21158: three measures a token (`uncertainty`), averaged to steps and episodes,
+    added to rewards of failures only. Ours: the three count alike, the weight, the sum of step and episode. Records keep
+    entropies alone, so ``measures = "entropy"`` reads the first measure only (ours); ``"three"`` has the policy compute its
+    distributions again, one forward pass. Risk: a policy may learn to doubt after failing; hold it against the entropy of
+    failures.
     """
 
     vocabulary: int
@@ -226,6 +260,8 @@ class SELAURCredit(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     """A reward of at least this is no failure."""
     weight: float = 0.1
     """Reward for full uncertainty, at least 0; ours."""
+    measures: Literal["entropy", "three"] = "entropy"
+    """What uncertainty is: entropy alone, as recorded, or the mean of the source's three measures."""
     baseline: AnyBaseline = GroupMean()
     """What a turn's return is compared with, over all turns of the group."""
 
@@ -233,20 +269,56 @@ class SELAURCredit(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
         if self.vocabulary < 2 or not (isfinite(self.weight) and self.weight >= 0):
             raise ConfigError(f"selaur vocabulary {self.vocabulary!r} must be at least 2, weight {self.weight!r} at least 0")
 
+    def with_doubts(self, doubts: Doubts) -> CreditRule:
+        """The rule with what the policy computes of its distributions; itself where entropies suffice."""
+        return self if self.measures == "entropy" else _Doubting(self, doubts)
+
     async def assign(self, group: EpisodeGroup, rerun: Rerun | None = None) -> Credit:
         """Credit of one group; `rerun` is not used.
 
         Raises:
-            ConfigError: the policy reports no entropies.
+            ConfigError: the policy reports no entropies, or all three measures are asked of records.
         """
-        kept = members(group, compared=compares(self.baseline)).kept
-        return pooled_credit(group, {e: self._returns(group.episodes[e]) for e in kept}, "group", self.baseline)
+        if self.measures == "three":
+            raise ConfigError(
+                'selaur measures "three" needs whole distributions, which records do not keep; train with it, or take "entropy"'
+            )
+        most = log(self.vocabulary)
+        unsure = {
+            e: [turn_entropy(t) / most for t in group.episodes[e].turns]
+            for e in members(group, compared=compares(self.baseline)).kept
+            if value_of(group.episodes[e]) < self.success
+        }
+        return self.credit(group, unsure)
 
-    def _returns(self, episode: Episode) -> list[float]:
+    def credit(self, group: EpisodeGroup, unsure: Mapping[int, Sequence[float]]) -> Credit:
+        """Credit of one group from how unsure each turn of its failures was, by the episode's index."""
+        kept = members(group, compared=compares(self.baseline)).kept
+        returns = {e: self._returns(group.episodes[e], unsure.get(e, ())) for e in kept}
+        return pooled_credit(group, returns, "group", self.baseline)
+
+    def _returns(self, episode: Episode, steps: Sequence[float]) -> list[float]:
         reward = value_of(episode)
         if reward >= self.success:
             return [reward] * len(episode.turns)
-        steps = [turn_entropy(t) / log(self.vocabulary) for t in episode.turns]
         unsure = [steps[k] for k in deciding(episode)]
         mean = fsum(unsure) / len(unsure) if unsure else 0.0
         return [reward + self.weight * (u + mean) for u in steps]
+
+
+@dataclass(frozen=True)
+class _Doubting:
+    """`SELAURCredit` over the policy's own distributions."""
+
+    config: SELAURCredit
+    """Settings."""
+    doubts: Doubts
+    """How unsure the policy was."""
+
+    async def assign(self, group: EpisodeGroup, rerun: Rerun | None = None) -> Credit:
+        """Credit of one group; `rerun` is not used."""
+        unsure: dict[int, list[float]] = {}
+        for e, rows in self.doubts(group).items():
+            pairs = zip(group.episodes[e].turns, rows, strict=True)
+            unsure[e] = [fsum(row) / max(sum(t.sampled), 1) for t, row in pairs]
+        return self.config.credit(group, unsure)
