@@ -375,7 +375,13 @@ class Learner:
         if old is None:
             old = part.logp_infer_K if self.config.old == "sampler" else scores.logp_K.detach()
         return part.inputs(
-            scores.logp_K, old, scores.entropy_K, ref, self.controller.coefficients, scores.divergence_K, self.updates
+            scores.logp_K,
+            old,
+            entropy_K=scores.entropy_K,
+            logp_ref_K=ref,
+            coefficients=self.controller.coefficients,
+            divergence_K=scores.divergence_K,
+            version=self.updates,
         )
 
     def _whole(

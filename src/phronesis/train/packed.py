@@ -59,6 +59,7 @@ class Packed(NamedTuple):
         self,
         logp_theta_K: Tensor,
         logp_old_K: Tensor,
+        *,
         entropy_K: Tensor | None = None,
         logp_ref_K: Tensor | None = None,
         coefficients: Coefficients = AS_CONFIGURED,
