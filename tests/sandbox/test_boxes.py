@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import socket
 
 import pytest
 
@@ -9,6 +10,7 @@ from phronesis.errors import SandboxFault, SandboxUnavailable
 from phronesis.sandbox import Box, BoxSpec, Interpreter, Limits, Pool, examine, ladder, start, survey
 from phronesis.sandbox.capture import Capture
 from phronesis.sandbox.inside import calls
+from phronesis.sandbox.inside.init import Init
 
 
 def boxed(play, spec=BoxSpec()):  # noqa: B008
@@ -218,3 +220,9 @@ def test_output_keeps_its_beginning_and_its_end():
 
     out = asyncio.run(play())
     assert (out.data, out.total, out.truncated) == (b"01234\n[10 bytes left out]\nfghij", 20, True)
+
+
+def test_only_the_first_process_of_a_namespace_may_kill_all_others(tmp_path):
+    ours, theirs = socket.socketpair()
+    with ours, theirs, pytest.raises(OSError, match="not the first process"):
+        Init(ours, str(tmp_path), alone=True)

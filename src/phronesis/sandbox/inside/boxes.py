@@ -52,7 +52,9 @@ def enter(asked: dict[str, Any], channel: int, tell: int, step: Step) -> None:
         os.chdir(asked["work"])
         _serve(channel, tell, asked["work"], os.getpid(), alone=False)
     elif asked["kind"] == "inherited":  # another program has made the namespaces
-        step("refuse system calls")
+        step("check the process namespace")
+        if os.getpid() != 1:
+            raise OSError(1, "this process is not the first of a process namespace")
         _shut(asked, step)
         _serve(channel, tell, asked["work"], os.getpid(), alone=True)
     else:

@@ -59,6 +59,8 @@ class Init:
     """State of one box."""
 
     def __init__(self, channel: socket.socket, folder: str, *, alone: bool, scoped: bool = False):
+        if alone and os.getpid() != 1:  # or `kill` would reach every process of this user
+            raise OSError(1, "not the first process of a process namespace of its own")
         self.channel, self.folder, self.alone, self.scoped = channel, folder, alone, scoped
         self.root = os.open(folder, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         self.running: dict[int, int] = {}
@@ -178,7 +180,7 @@ class Init:
     def reap(self) -> None:
         """Collects the dead, and tells of commands among them."""
         while True:
-            if self.killing is not None and self.alone:
+            if self.killing is not None and self.alone and os.getpid() == 1:
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(-1, signal.SIGKILL)  # spares the caller
             try:
