@@ -124,7 +124,8 @@ def test_a_server_that_cannot_start_says_why(fake: Path):
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
 def test_a_server_does_not_outlive_the_process_that_started_it(fake: Path, number: signal.Signals):
     code = (
-        "import sys, time\nfrom pathlib import Path\n"
+        "import signal, sys, time\nfrom pathlib import Path\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job comes with it ignored\n"
         "from phronesis.engine.vllm.config import VLLMConfig\nfrom phronesis.engine.vllm.launch import Launched\n"
         "fake = Path(sys.argv[1])\n"
         "kept = Launched(VLLMConfig(servers=1, python=str(fake)), 0, fake.parent, fake.parent / 'logs')\n"

@@ -83,7 +83,7 @@ def test_a_supported_model_goes_through_transformers_where_asked(tmp_path, quiet
     assert events(tmp_path / "fast", "generic") == []
     with Run.open(tmp_path / "run") as slow, Run.open(tmp_path / "fast") as run:
         losses = [[value for _, value in r.curve("update/loss")] for r in (slow, run)]
-    assert len(losses[0]) == 2 and losses[0] == pytest.approx(losses[1], abs=1e-3)  # the same run but for rounding
+    assert losses[0] and losses[0] == pytest.approx(losses[1], abs=1e-3)  # the same run but for rounding
 
 
 @pytest.mark.parametrize(
