@@ -19,7 +19,7 @@ from phronesis.errors import SandboxFault
 from phronesis.sandbox import cgroup
 from phronesis.sandbox.capture import Capture
 from phronesis.sandbox.channel import Answer, Channel
-from phronesis.sandbox.spec import BoxSpec, Limits, Ran, Tier
+from phronesis.sandbox.spec import BoxSpec, Limits, Output, Ran, Tier
 from phronesis.sandbox.sweep import processes_of, sweep
 
 GRACE = 2.0
@@ -145,9 +145,7 @@ class Box:
         """
         limits = limits or self.spec.limits
         began = time.monotonic()
-        given = os.memfd_create("stdin", os.MFD_CLOEXEC)
-        os.write(given, stdin)
-        os.lseek(given, 0, os.SEEK_SET)
+        given = _in_memory("stdin", stdin)
         outs, ins = zip(os.pipe2(os.O_CLOEXEC), os.pipe2(os.O_CLOEXEC), strict=True)
         captures = [Capture(out, limits.output) for out in outs]
         answer = self.channel.sent("run", (given, *ins), **self._command(argv, cwd, environment, limits))
@@ -155,7 +153,7 @@ class Box:
         for descriptor in (given, *ins):
             os.close(descriptor)
         try:
-            stopped: Literal["time", "memory", "died"] | None = await self._watched(answer, limits.seconds)
+            stopped = await self._watched(answer, limits.seconds)
             if stopped is not None or not linger:
                 await self._ended(number)
             await self._drained(captures)
@@ -166,21 +164,8 @@ class Box:
             self.active -= 1
             for capture in captures:
                 capture.close()
-        told = answer.result()[0] if answer.done() and answer.exception() is None else dict[str, Any]()
-        if told == {} and stopped is None:
-            stopped = "died"
-        if stopped is None and told.get("code") == -signal.SIGKILL and self.group is not None and self.group.exceeded():
-            stopped = "memory"
-        return Ran(
-            code=told.get("code"),
-            stdout=captures[0].output(),
-            stderr=captures[1].output(),
-            seconds=time.monotonic() - began,
-            cpu=told.get("cpu", 0.0),
-            memory=told.get("memory", 0),
-            stopped=stopped,
-            isolation=self.tier,
-        )
+        stdout, stderr = (capture.output() for capture in captures)
+        return self._ran(answer, stopped, stdout=stdout, stderr=stderr, seconds=time.monotonic() - began)
 
     async def run_python(self, code: str, *, stdin: bytes = b"", limits: Limits | None = None) -> Ran:
         """Runs a Python program to its end, see `run`. Only the standard library can be imported."""
@@ -224,11 +209,8 @@ class Box:
         Raises:
             SandboxFault: the path leaves the work folder or follows a link, or there is no room.
         """
-        given = os.memfd_create("file", os.MFD_CLOEXEC)
+        given = _in_memory("file", data)
         try:
-            view = memoryview(data)
-            while view:
-                view = view[os.write(given, view) :]
             await self.channel.ask("write", (given,), path=self._inside(path), mode=0o755 if executable else 0o644)
         finally:
             os.close(given)
@@ -300,6 +282,33 @@ class Box:
             "limits": {k: v for k, v in bounds.items() if k not in ("seconds", "output") and v is not None},
         }
 
+    def _ran(
+        self,
+        answer: asyncio.Future[Answer],
+        stopped: Literal["time", "memory"] | None,
+        *,
+        stdout: Output,
+        stderr: Output,
+        seconds: float,
+    ) -> Ran:
+        """What came of a command; where nothing was said of its end, the box died."""
+        told = answer.result()[0] if answer.done() and answer.exception() is None else dict[str, Any]()
+        why: Literal["time", "memory", "died"] | None = stopped
+        if why is None and not told:
+            why = "died"
+        elif why is None and told["code"] == -signal.SIGKILL and self.group is not None and self.group.exceeded():
+            why = "memory"
+        return Ran(
+            code=told.get("code"),
+            stdout=stdout,
+            stderr=stderr,
+            seconds=seconds,
+            cpu=told.get("cpu", 0.0),
+            memory=told.get("memory", 0),
+            stopped=why,
+            isolation=self.tier,
+        )
+
     async def _watched(self, answer: asyncio.Future[Answer], seconds: float) -> Literal["time", "memory"] | None:
         """Waits for the end of a command; says why it was ended if it was."""
         deadline = time.monotonic() + seconds
@@ -341,6 +350,16 @@ class Box:
 
     def _inside(self, path: str) -> str:
         return os.path.relpath(path, self.work) if path.startswith("/") else path
+
+
+def _in_memory(name: str, data: bytes) -> int:
+    """A file in memory with this content, read from its beginning; a descriptor."""
+    made = os.memfd_create(name, os.MFD_CLOEXEC)
+    view = memoryview(data)
+    while view:
+        view = view[os.write(made, view) :]
+    os.lseek(made, 0, os.SEEK_SET)
+    return made
 
 
 def _kind(mode: int) -> str:

@@ -14,20 +14,17 @@ from typing import cast
 from phronesis.errors import SandboxFault, SandboxUnavailable
 from phronesis.sandbox.box import Box
 from phronesis.sandbox.spec import BoxSpec
-from phronesis.sandbox.zygotes import FIRST_UID, PACKAGE, PER_ZYGOTE, environment, interpreter, view
+from phronesis.sandbox.zygotes import FIND_INSIDE, FIRST_UID, PACKAGE, PER_ZYGOTE, environment, interpreter, view
 
 INSIDE = "/phronesis"
-BOOT = """
-import json, sys, types
-root = sys.argv[1]
-for name, path in (("phronesis", root), ("phronesis.sandbox", root + "/sandbox")):
-    module = types.ModuleType(name)
-    module.__path__ = [path]
-    sys.modules[name] = module
+BOOT = (
+    FIND_INSIDE
+    + """
 from phronesis.sandbox.inside import boxes, repl
 asked = {"kind": "inherited", "work": "/work", "loopback": sys.argv[4] == "1"}
 boxes.enter(asked, int(sys.argv[2]), int(sys.argv[3]), boxes.Step())
 """
+)
 
 
 class Bubblewrap:

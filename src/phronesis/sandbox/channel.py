@@ -10,8 +10,8 @@ import socket
 from typing import Any, cast
 
 from phronesis.errors import SandboxFault
+from phronesis.sandbox.inside.init import PACKET
 
-PACKET = 1 << 17
 Answer = tuple[dict[str, Any], list[int]]
 """What was said, and the descriptors that came with it."""
 

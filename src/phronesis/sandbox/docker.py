@@ -15,22 +15,20 @@ import tempfile
 from phronesis.errors import SandboxFault, SandboxUnavailable
 from phronesis.sandbox.box import Box
 from phronesis.sandbox.spec import BoxSpec
-from phronesis.sandbox.zygotes import PACKAGE
+from phronesis.sandbox.zygotes import FIND_INSIDE, PACKAGE
 
 INSIDE = "/phronesis"
-BOOT = """
-import os, socket, sys, types
-root = sys.argv[1]
-for name, path in (("phronesis", root), ("phronesis.sandbox", root + "/sandbox")):
-    module = types.ModuleType(name)
-    module.__path__ = [path]
-    sys.modules[name] = module
+BOOT = (
+    FIND_INSIDE
+    + """
+import os, socket
 from phronesis.sandbox.inside import boxes, repl
 channel = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
 channel.connect("/run/phronesis/box")
 asked = {"kind": "inherited", "work": "/work", "loopback": sys.argv[2] == "1"}
 boxes.enter(asked, channel.detach(), os.open("/dev/null", os.O_WRONLY), boxes.Step())
 """
+)
 START = 60.0
 """Seconds a container has to start."""
 

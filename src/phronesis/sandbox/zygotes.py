@@ -31,17 +31,22 @@ SETTINGS = ("/etc/ld.so.cache", "/etc/alternatives", "/etc/localtime", "/etc/mim
 FIRST_UID, PER_ZYGOTE = 2_000_000_000, 512
 """Users of boxes: numbers that nobody has, one range for each zygote."""
 
-BOOT = """
+FIND_INSIDE = """
 import sys, types
 root = sys.argv[1]
 for name, path in (("phronesis", root), ("phronesis.sandbox", root + "/sandbox")):
     module = types.ModuleType(name)
     module.__path__ = [path]
     sys.modules[name] = module
+"""
+"""Lets `sandbox.inside` be imported from the folder in `argv[1]` without running the rest of the package."""
+BOOT = (
+    FIND_INSIDE
+    + """
 from phronesis.sandbox.inside.zygote import main
 main(int(sys.argv[2]))
 """
-"""Imports what runs inside without running the rest of the package."""
+)
 
 
 def interpreter() -> str:
