@@ -93,6 +93,10 @@ def in_background(make: Callable[[], Book], token: str | None = None) -> Generat
     async def end(task: asyncio.Task[None]) -> None:
         over.set()
         await task
+        left = asyncio.all_tasks() - {asyncio.current_task()}  # e.g. what watches the servers of a policy
+        for other in left:
+            other.cancel()
+        await asyncio.gather(*left, return_exceptions=True)
 
     try:
         task, served = asyncio.run_coroutine_threadsafe(begin(), loop).result()
