@@ -7,7 +7,7 @@ import socket
 import pytest
 
 from phronesis.errors import SandboxFault, SandboxUnavailable
-from phronesis.sandbox import Box, BoxSpec, Interpreter, Limits, Pool, examine, ladder, start, survey
+from phronesis.sandbox import Box, BoxSpec, Interpreter, Limits, Pool, Refused, examine, ladder, start, survey
 from phronesis.sandbox.capture import Capture
 from phronesis.sandbox.inside import calls
 from phronesis.sandbox.inside.init import Init
@@ -226,3 +226,20 @@ def test_only_the_first_process_of_a_namespace_may_kill_all_others(tmp_path):
     ours, theirs = socket.socketpair()
     with ours, theirs, pytest.raises(OSError, match="not the first process"):
         Init(ours, str(tmp_path), alone=True)
+
+
+def test_paths_that_no_file_system_takes_are_refused_and_end_nothing():
+    async def play(box: Box):
+        refused = 0
+        for path in ("a\0b", "x" * 5000, "\udc80/" * 3000):
+            for action in (box.read(path), box.entries(path), box.write(path, b"x")):
+                with pytest.raises(Refused):
+                    await action
+                refused += 1
+        with pytest.raises(Refused):  # also if the host had not looked
+            await box.channel.ask("list", path="a\0b", most=1)
+        await box.write("tool", b"", executable=True)
+        (entry,) = await box.entries()
+        return refused, entry.mode, entry.executable, (await box.run(["true"])).code
+
+    assert boxed(play) == (9, 0o755, True, 0)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import os
 import signal
 import socket
@@ -18,7 +19,7 @@ import msgspec
 from phronesis.errors import SandboxFault
 from phronesis.sandbox import cgroup
 from phronesis.sandbox.capture import Capture
-from phronesis.sandbox.channel import Answer, Channel
+from phronesis.sandbox.channel import Answer, Channel, Refused
 from phronesis.sandbox.spec import BoxSpec, Limits, Output, Ran, Tier
 from phronesis.sandbox.sweep import processes_of, sweep
 
@@ -35,7 +36,13 @@ class Entry(NamedTuple):
     size: int
     kind: str
     """file, folder, link or other."""
-    executable: bool
+    mode: int
+    """Permissions, as for chmod."""
+
+    @property
+    def executable(self) -> bool:
+        """Whether anybody may run it."""
+        return bool(self.mode & 0o111)
 
 
 class Child:
@@ -232,7 +239,7 @@ class Box:
             SandboxFault: there is no such folder.
         """
         told, _ = await self.channel.ask("list", path=self._inside(path), most=most)
-        return [Entry(name, size, _kind(mode), bool(mode & 0o111)) for name, mode, size in told["entries"]]
+        return [Entry(name, size, _kind(mode), stat.S_IMODE(mode)) for name, mode, size in told["entries"]]
 
     async def end(self, child: Child) -> None:
         """Kills a command that is talked to."""
@@ -349,6 +356,9 @@ class Box:
             await asyncio.wait_for(asyncio.gather(*(c.ended.wait() for c in captures)), 0.2)
 
     def _inside(self, path: str) -> str:
+        """Relative to the work folder; what no file system takes is refused before it is asked for."""
+        if "\0" in path or len(path) > 4096:
+            raise Refused("no such file: a path has no null bytes and at most 4096 characters", errno.ENAMETOOLONG)
         return os.path.relpath(path, self.work) if path.startswith("/") else path
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import posixpath
 import re
@@ -14,6 +15,8 @@ from phronesis.tool import Tool, as_tool, tool
 
 T = TypeVar("T")
 
+LONGEST = 60_000
+"""Bytes of a command, as JSON."""
 LINES = 200
 """Lines of a file shown at once."""
 
@@ -21,14 +24,15 @@ LINES = 200
 class ShellTool:
     """The tool ``shell`` of one episode: each call is a shell of its own, in the folder where the last one ended."""
 
-    def __init__(self, box: Box, limits: Limits | None = None):
+    def __init__(self, box: Box, limits: Limits | None = None, *, linger: bool = True):
         """For one episode.
 
         Args:
             box: of this episode alone.
             limits: of each call; None means those of the box.
+            linger: whether processes that a command leaves in the background go on after it.
         """
-        self.box, self.limits = box, limits
+        self.box, self.limits, self.linger = box, limits, linger
         self.folder = box.work
 
     def tools(self) -> list[Tool]:
@@ -42,8 +46,10 @@ class ShellTool:
         Args:
             command: for sh; there is no network and no terminal, so give every answer as an argument or by a pipe.
         """
+        if "\0" in command or len(json.dumps(command)) > LONGEST:
+            raise ToolError(f"a command has no null bytes and at most {LONGEST} bytes; write a file instead", "bad_argument")
         script = f'cd -- "$1" && shift; {command}\nstatus=$?\npwd > "$HOME/.tmp/.folder"\nexit $status'
-        ran = await self.box.run(["sh", "-c", script, "sh", self.folder], limits=self.limits, linger=True)
+        ran = await self.box.run(["sh", "-c", script, "sh", self.folder], limits=self.limits, linger=self.linger)
         try:
             self.folder = (await self.box.read(".tmp/.folder")).decode("utf-8", "replace").rstrip("\n") or self.folder
         except Refused:  # the command ended before the folder was noted

@@ -92,8 +92,8 @@ class Init:
         message = cast("dict[str, Any]", json.loads(data))
         try:
             getattr(self, f"do_{message['op']}")(message, descriptors)
-        except OSError as error:
-            self.say({"failed": message["id"], "errno": error.errno, "text": str(error)})
+        except (OSError, ValueError) as error:  # a name may hold what no file system takes; that must not end the box
+            self.say({"failed": message["id"], "errno": getattr(error, "errno", None), "text": str(error)})
         finally:
             for descriptor in descriptors:
                 os.close(descriptor)
