@@ -6,7 +6,7 @@ import importlib
 
 from phronesis.errors import ConfigError, UnknownName
 
-EXTRAS = {"gymnasium": "gym"}
+EXTRAS = {"gymnasium": "gym", "mcp": "mcp", "pyarrow": "data"}
 """Module that not every installation has -> the extra of `pyproject.toml` that brings it."""
 
 

@@ -60,6 +60,8 @@ BUILT_IN = (
 """Environments that come with the package."""
 OUTSIDE = Listing("outside", "phronesis.envs.outside:make", "A world that agents outside bring with them")
 """Known by name, too, and not among those there are to play."""
+ROWS = Listing("rows", "phronesis.envs.rows:make", "Your own file of prompts and answers, with a judge: path=FILE")
+"""Known by name, too, and nothing without a file."""
 
 
 def names() -> tuple[Listing, ...]:
@@ -82,7 +84,7 @@ def get(name: str, args: Mapping[str, object] | None = None) -> EnvSpec:
             `EnvSpec`.
     """
     args = dict(args or {})
-    known = {listing.name: listing.path for listing in (*names(), OUTSIDE)}
+    known = {listing.name: listing.path for listing in (*names(), OUTSIDE, ROWS)}
     if ":" in name:
         path = name
     elif name in known:
