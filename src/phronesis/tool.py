@@ -27,9 +27,10 @@ from typing import Any, NamedTuple, TypeVar, cast, get_type_hints, overload
 import msgspec
 
 from phronesis.errors import ConfigError, EnvFault, ToolError
-from phronesis.records import Effect, ToolSpec
+from phronesis.pictures import SHELF
+from phronesis.records import Effect, ImagePart, Part, TextPart, ToolSpec
 
-__all__ = ["MAX_CHARS", "Tool", "ToolError", "as_text", "as_tool", "call", "tool", "tool_spec"]
+__all__ = ["MAX_CHARS", "Picture", "Tool", "ToolError", "as_text", "as_tool", "call", "tool", "tool_spec"]
 
 MAX_CHARS = 20_000
 """Characters of one tool result that reach the policy unless the tool says otherwise."""
@@ -40,6 +41,15 @@ MAX_DEPTH = 32
 MARK = "__phronesis_tool__"
 
 F = TypeVar("F", bound=Callable[..., object])
+
+
+class Picture(NamedTuple):
+    """A picture as (part of) the result of a tool. Its bytes go to `phronesis.pictures.SHELF`, its hash to the policy."""
+
+    content: bytes
+    """An image file."""
+    media_type: str = "image/png"
+    """MIME type."""
 
 
 class Settings(NamedTuple):
@@ -97,7 +107,14 @@ class Tool:
             raise ToolError(f"argument {argument!r}: {wanted}; got {_short(value)}", "bad_argument") from error
 
     async def call(self, arguments: Mapping[str, object]) -> str:
-        """Checks the arguments, runs the function, and returns its result as text.
+        """Like `parts`, with a note in place of each picture."""
+        found = await self.parts(arguments)
+        return "\n".join(p.text if isinstance(p, TextPart) else f"[{p.media_type} {p.sha256[:12]}]" for p in found)
+
+    async def parts(self, arguments: Mapping[str, object]) -> tuple[Part, ...]:
+        """Checks the arguments, runs the function, and returns its result as parts of a message.
+
+        A `Picture` becomes an image; a tuple that holds one becomes a part for each of its items; everything else is one text.
 
         Raises:
             ToolError: the call was wrong or the tool refused it; the text is for the policy.
@@ -112,7 +129,16 @@ class Tool:
             raise
         except self.tell as error:
             raise ToolError(str(error) or type(error).__name__, "tool_raised") from error
-        return as_text(result, self.max_chars, where=self.spec.name)
+        items: tuple[object, ...] = (result,)
+        if isinstance(result, tuple) and not isinstance(result, Picture):
+            found = cast("tuple[object, ...]", result)
+            items = found if any(isinstance(item, Picture) for item in found) else items
+        return tuple(self._part(item) for item in items)
+
+    def _part(self, item: object) -> ImagePart | TextPart:
+        if isinstance(item, Picture):
+            return SHELF.keep(item.content, item.media_type)
+        return TextPart(text=as_text(item, self.max_chars, where=self.spec.name))
 
 
 @overload

@@ -10,12 +10,13 @@ from msgspec.structs import replace
 
 from phronesis.chat.wire import anthropic_messages
 from phronesis.chat.wire.anthropic_stream import MessageReader
-from phronesis.chat.wire.exchange import NO_IMAGES, ChatRequest, Images
+from phronesis.chat.wire.exchange import ChatRequest
 from phronesis.chat.wire.sse import ServerEvent
 from phronesis.engine.endpoint import Endpoint, EndpointConfig
 from phronesis.engine.events import BrokenReply
 from phronesis.engine.http import HttpClient
 from phronesis.engine.pace import Pace
+from phronesis.pictures import SHELF, Images
 from phronesis.policy import Answer
 from phronesis.records import Message
 
@@ -42,7 +43,7 @@ class AnthropicPolicy(Endpoint):
         self,
         config: EndpointConfig,
         *,
-        images: Images = NO_IMAGES,
+        images: Images = SHELF,
         client: HttpClient | None = None,
         pace: Pace | None = None,
     ):

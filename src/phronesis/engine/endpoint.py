@@ -16,12 +16,13 @@ import httpx
 from msgspec import Struct
 from msgspec.structs import replace
 
-from phronesis.chat.wire.exchange import NO_IMAGES, ChatRequest, Images
+from phronesis.chat.wire.exchange import ChatRequest
 from phronesis.chat.wire.sse import ServerEvent
 from phronesis.engine.events import BrokenReply, folded
 from phronesis.engine.http import HttpClient, HttpLimits
 from phronesis.engine.pace import Pace, Pass
 from phronesis.errors import ConfigError, PolicyFault, WireError
+from phronesis.pictures import SHELF, Images
 from phronesis.policy import Answer, SamplingParams
 from phronesis.records import Finish, Message, ToolSpec, Usage, total
 
@@ -139,7 +140,7 @@ class Endpoint(ABC):
     """Environment variable the provider's users keep their key in."""
 
     def __init__(
-        self, config: EndpointConfig, *, images: Images = NO_IMAGES, client: HttpClient | None = None, pace: Pace | None = None
+        self, config: EndpointConfig, *, images: Images = SHELF, client: HttpClient | None = None, pace: Pace | None = None
     ):
         """Nothing is sent yet.
 

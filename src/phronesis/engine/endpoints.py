@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from phronesis.chat.wire.exchange import NO_IMAGES, Images
 from phronesis.engine.anthropic import AnthropicPolicy
 from phronesis.engine.endpoint import Endpoint, EndpointConfig, EndpointFormat
 from phronesis.engine.openai import OpenAIPolicy, ResponsesPolicy
 from phronesis.errors import ConfigError
+from phronesis.pictures import SHELF, Images
 
 FORMATS: dict[EndpointFormat, type[Endpoint]] = {
     "openai": OpenAIPolicy,
@@ -39,7 +39,7 @@ def parse(text: str) -> EndpointConfig | None:
     return EndpointConfig(format=format, model=model, url=url)
 
 
-def connect(config: EndpointConfig, *, images: Images = NO_IMAGES) -> Endpoint:
+def connect(config: EndpointConfig, *, images: Images = SHELF) -> Endpoint:
     """The policy that asks an endpoint. Nothing is sent yet.
 
     Raises:

@@ -45,6 +45,7 @@ BUILT_IN = (
     Listing("sort", "phronesis.envs.sort:make", "Sort hidden values with a machine that compares and swaps"),
     Listing("gridplan", "phronesis.envs.gridplan:make", "Plan on small boards: lake, Sokoban, mines, Blocksworld and its twin"),
     Listing("microwiki", "phronesis.envs.microwiki:make", "Questions over pages that disagree: exact answers, with proof"),
+    Listing("miniweb", "phronesis.envs.miniweb:make", "Order, write, reserve on the web site of a small town, in a browser"),
     Listing("frozenlake", f"{_TEXT}:frozenlake", "Cross a frozen lake to the goal (Gymnasium FrozenLake)"),
     Listing("taxi", f"{_TEXT}:taxi", "Fetch a passenger and bring it where it wants to go (Gymnasium Taxi)"),
     Listing("cliffwalking", f"{_TEXT}:cliffwalking", "Walk along a cliff to the goal (Gymnasium CliffWalking)"),

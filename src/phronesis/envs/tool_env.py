@@ -14,7 +14,7 @@ from typing import Literal, NamedTuple
 import msgspec
 
 from phronesis.errors import ToolError
-from phronesis.records import Effect, Message, Reply, Task, TextPart, ToolCall, say
+from phronesis.records import Effect, Message, Part, Reply, Task, TextPart, ToolCall, say
 from phronesis.tool import Tool
 
 MAX_CALLS = 16
@@ -120,18 +120,18 @@ async def run_calls(tools: Mapping[str, Tool], calls: Sequence[ToolCall]) -> Out
             if n >= MAX_CALLS:
                 raise ToolError(f"only {MAX_CALLS} calls of a message are run", "too_many_calls")
             tool = _lookup(tools, call)
-            text = await tool.call(call.arguments)
+            content = await tool.parts(call.arguments)
             effect = max(effect, tool.effect, key=_SEVERITY.__getitem__)
         except ToolError as error:
-            text = f"error: {error}"
+            content = (TextPart(text=f"error: {error}"),)
             errors.append(error.kind)
-        messages.append(answer(call, text))
+        messages.append(answer(call, *content))
     return Outcome(tuple(messages), tuple(errors), effect, len(calls) - len(errors))
 
 
-def answer(call: ToolCall, text: str) -> Message:
+def answer(call: ToolCall, *content: Part) -> Message:
     """The tool message that answers a call."""
-    return Message(role="tool", content=(TextPart(text=text),), tool_call_id=call.id, name=call.name)
+    return Message(role="tool", content=content, tool_call_id=call.id, name=call.name)
 
 
 def _lookup(tools: Mapping[str, Tool], call: ToolCall) -> Tool:

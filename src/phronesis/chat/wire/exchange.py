@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import base64
 import binascii
-import hashlib
 from collections.abc import Iterable, Iterator
-from typing import Any, Literal, Protocol, cast
+from typing import Any, Literal, cast
 
 import msgspec
 from msgspec import Struct
 
 from phronesis.errors import WireError
+from phronesis.pictures import Images, ImageShelf
 from phronesis.policy import Answer
 from phronesis.records import Finish, ImagePart, Message, TextPart, ToolCall, ToolSpec, Usage
 
@@ -107,44 +107,6 @@ class UsagePiece(Struct, frozen=True, tag="usage"):
 
 
 Piece = ThoughtPiece | TextPiece | CallPiece | EndPiece | UsagePiece
-
-
-class Images(Protocol):
-    """Where the bytes of pictures lie."""
-
-    def load(self, image: ImagePart) -> bytes:
-        """The bytes of a picture.
-
-        Raises:
-            KeyError: it is not there.
-        """
-        ...
-
-    def keep(self, content: bytes, media_type: str) -> ImagePart:
-        """Stores a picture and returns the reference to it."""
-        ...
-
-
-class ImageShelf:
-    """Pictures in memory, each once.
-
-    >>> shelf = ImageShelf()
-    >>> shelf.load(shelf.keep(b"bytes", "image/png"))
-    b'bytes'
-    """
-
-    def __init__(self) -> None:
-        self._held: dict[str, bytes] = {}
-
-    def load(self, image: ImagePart) -> bytes:
-        """The bytes of a picture; KeyError when it was never kept here."""
-        return self._held[image.sha256]
-
-    def keep(self, content: bytes, media_type: str) -> ImagePart:
-        """Stores a picture."""
-        digest = hashlib.sha256(content).hexdigest()
-        self._held[digest] = content
-        return ImagePart(sha256=digest, media_type=media_type)
 
 
 NO_IMAGES = ImageShelf()
