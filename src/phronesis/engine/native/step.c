@@ -26,6 +26,8 @@
 #define AHEAD 16 /* inner steps a pair of panels is fetched before it is used */
 #define GROUP (VL / 4) /* keys that lie together, four numbers of each at a time */
 #define CHUNK 64 /* probabilities between two stored partial sums */
+#define QUERIES (VL / 2) /* that look at the same keys and values together */
+#define MOST_WAYS 8 /* interleaved sums over the keys */
 
 typedef float vec __attribute__((vector_size(4 * VL)));
 typedef int32_t ivec __attribute__((vector_size(4 * VL)));
@@ -327,13 +329,15 @@ static void scores(const float *q, const float *spread, const float *keys, int64
   }
 }
 
-/* Sum over keys of weight * value for a head of VECS * VL numbers, in WAYS interleaved sums; WAYS divides VL. */
+/* Sum over keys of weight * value for a head of VECS * VL numbers, in WAYS interleaved sums; WAYS divides VL. The first `from`
+   keys are in the sums `begun` already. */
 #define MIX(VECS, WAYS)                                                                                                 \
   {                                                                                                                     \
     vec s[WAYS][VECS];                                                                                                  \
     _Pragma("GCC unroll 8") for (int w = 0; w < WAYS; w++)                                                               \
-      _Pragma("GCC unroll 8") for (int j = 0; j < VECS; j++) s[w][j] = fill(0);                                          \
-    int64_t t = 0;                                                                                                      \
+      _Pragma("GCC unroll 8") for (int j = 0; j < VECS; j++)                                                             \
+        s[w][j] = from ? (vec)LOAD(begun + (w * VECS + j) * VL) : fill(0);                                                  \
+    int64_t t = from;                                                                                                   \
     for (int part = 0; part < 2; part++) {                                                                              \
       const float *values = seen->values[part];                                                                         \
       const int64_t ahead = next->values[part] - values;                                                                \
@@ -355,38 +359,137 @@ static void scores(const float *q, const float *spread, const float *keys, int64
     }                                                                                                                   \
   }
 
-/* One query over `count` keys; `weights` has room for the scores, and before them
-   for the query GROUP times. What `next` sees is fetched meanwhile. */
-static void attend(const float *q, const Seen *seen, const Seen *next, int64_t count, int64_t size, float *weights, float *out) {
-  int64_t padded = up(count, VL), t;
-  float *spread = weights - up(size * GROUP, VL);
-  for (int64_t e = 0; e < size / 4; e++)
-    for (int64_t i = 0; i < GROUP; i++) memcpy(spread + e * VL + i * 4, q + 4 * e, 4 * sizeof(float));
-  scores(q, spread, seen->keys[0], 0, seen->split, size, weights, next->keys[0] - seen->keys[0]);
-  scores(q, spread, seen->keys[1], seen->split, up(count, GROUP), size, weights, next->keys[1] - seen->keys[1]);
+/* Probabilities up to a factor from scores, in their place; returns the factor. */
+SMALL float soften(float *weights, int64_t count) {
+  int64_t padded = up(count, VL);
   STORE(weights + padded - VL, keep(LOAD(weights + padded - VL), count - (padded - VL), -INFINITY));
-  vec top = LOAD(weights);
-  for (t = VL; t < padded; t += VL) top = vmax(top, LOAD(weights + t));
+  vec top = LOAD(weights), sum = fill(0);
+  for (int64_t t = VL; t < padded; t += VL) top = vmax(top, LOAD(weights + t));
   float peak = largest(top);
-  vec sum = fill(0);
-  for (t = 0; t < padded; t += VL) {
+  for (int64_t t = 0; t < padded; t += VL) {
     vec e = vexp(LOAD(weights + t) - peak);
     STORE(weights + t, e);
     sum += e;
   }
-  float scale = 1.0f / total(sum);
+  return 1.0f / total(sum);
+}
+
+/* The query four numbers at a time, each four GROUP times. */
+SMALL void repeated(const float *q, int64_t size, float *spread) {
+  for (int64_t e = 0; e < size / 4; e++)
+    for (int64_t i = 0; i < GROUP; i++) memcpy(spread + e * VL + i * 4, q + 4 * e, 4 * sizeof(float));
+}
+
+static void mix(const Seen *seen, const Seen *next, int64_t count, int64_t from, const float *begun, int64_t size,
+                const float *weights, float scale, float *out) {
   if (size == VL) MIX(1, 8)
   else if (size == 2 * VL) MIX(2, 4)
   else if (size == 4 * VL) MIX(4, 4)
   else if (size == 8 * VL) MIX(8, 2)
   else {
     for (int64_t e = 0; e < size; e++) out[e] = 0;
-    for (t = 0; t < count; t++) {
+    for (int64_t t = 0; t < count; t++) {
       const float *values = seen->values[t >= seen->split];
       for (int64_t e = 0; e < size; e++) out[e] += weights[t] * values[t * size + e];
     }
     for (int64_t e = 0; e < size; e++) out[e] *= scale;
   }
+}
+
+/* One query over `count` keys; `weights` has room for the scores, `spread` for the query GROUP times. What `next` sees is
+   fetched meanwhile. */
+static void attend(const float *q, const Seen *seen, const Seen *next, int64_t count, int64_t size, float *spread, float *weights,
+                   float *out) {
+  repeated(q, size, spread);
+  scores(q, spread, seen->keys[0], 0, seen->split, size, weights, next->keys[0] - seen->keys[0]);
+  scores(q, spread, seen->keys[1], seen->split, up(count, GROUP), size, weights, next->keys[1] - seen->keys[1]);
+  float scale = soften(weights, count);
+  mix(seen, next, count, 0, 0, size, weights, scale, out);
+}
+
+/* ---- many queries of one head ---- */
+
+/* Some queries of consecutive positions that see the same keys, the first `common` of them whole: the sums of `attend` in the
+   same order, but keys and values are read once for all queries. */
+typedef struct {
+  const float *q[QUERIES];
+  float *out[QUERIES];
+  int64_t count[QUERIES];
+} Queries;
+
+#define TOGETHER (QUERIES / 2) /* whose scores lie in registers together */
+
+/* Scores of VL keys at a time from `t` on until `end` is reached; what comes after `end` means nothing. */
+static void scores_of_many(const float *spread, const float *keys, int64_t t, int64_t end, int64_t size, float *weights, int64_t ldw) {
+  for (; t < end; t += VL) {
+    vec s[TOGETHER][4];
+    const float *k = keys + t * size;
+    _Pragma("GCC unroll 8") for (int i = 0; i < TOGETHER; i++)
+      _Pragma("GCC unroll 8") for (int j = 0; j < 4; j++) s[i][j] = fill(0);
+    for (int64_t e = 0; e < size / 4; e++) {
+      vec w[4];
+      _Pragma("GCC unroll 8") for (int j = 0; j < 4; j++) w[j] = LOAD(k + j * size * GROUP + e * VL);
+      _Pragma("GCC unroll 8") for (int i = 0; i < TOGETHER; i++) {
+        vec x = LOAD(spread + i * size * GROUP + e * VL);
+        _Pragma("GCC unroll 8") for (int j = 0; j < 4; j++) s[i][j] += x * w[j];
+      }
+    }
+    _Pragma("GCC unroll 8") for (int i = 0; i < TOGETHER; i++)
+      STORE(weights + i * ldw + t, pairs(pairs(s[i][0], s[i][1]), pairs(s[i][2], s[i][3])));
+  }
+}
+
+/* MIX over the first `common` keys, a multiple of WAYS, for all queries, NEAR of them and one of the interleaved sums at a time. */
+#define MIX_MANY(VECS, WAYS, NEAR)                                                                                      \
+  for (int first = 0; first < QUERIES; first += NEAR)                                                                   \
+    for (int w = 0; w < WAYS; w++) {                                                                                    \
+      vec s[NEAR][VECS];                                                                                                \
+      _Pragma("GCC unroll 8") for (int i = 0; i < NEAR; i++)                                                             \
+        _Pragma("GCC unroll 8") for (int j = 0; j < VECS; j++) s[i][j] = fill(0);                                        \
+      int64_t t = 0;                                                                                                    \
+      for (int part = 0; part < 2; part++) {                                                                            \
+        int64_t end = part || seen->split > common ? common : seen->split;                                              \
+        const float *at = seen->values[part] + (t + w) * size, *p = weights + first * ldw + w;                          \
+        for (; t < end; t += WAYS, at += WAYS * size) {                                                                 \
+          vec v[VECS];                                                                                                  \
+          _Pragma("GCC unroll 8") for (int j = 0; j < VECS; j++) v[j] = LOAD(at + j * VL);                               \
+          _Pragma("GCC unroll 8") for (int i = 0; i < NEAR; i++) {                                                       \
+            vec x = fill(p[i * ldw + t]);                                                                               \
+            _Pragma("GCC unroll 8") for (int j = 0; j < VECS; j++) s[i][j] += x * v[j];                                  \
+          }                                                                                                             \
+        }                                                                                                               \
+      }                                                                                                                 \
+      _Pragma("GCC unroll 8") for (int i = 0; i < NEAR; i++)                                                             \
+        _Pragma("GCC unroll 8") for (int j = 0; j < VECS; j++)                                                           \
+          STORE(begun + ((first + i) * MOST_WAYS * VL + w * VL) * VECS + j * VL, s[i][j]);                               \
+    }
+
+/* Whether heads of this size have such a form. */
+static int can_group(int64_t size) { return size == VL || size == 2 * VL || size == 4 * VL || size == 8 * VL; }
+
+/* `spread` has room for QUERIES queries GROUP times, `weights` for QUERIES times `ldw` scores, `begun` for QUERIES times
+   MOST_WAYS sums. */
+static void attend_many(const Queries *all, const Seen *seen, int64_t size, float *spread, float *weights, int64_t ldw,
+                        float *begun) {
+  int64_t fewest = all->count[0], most = all->count[0];
+  float scale[QUERIES];
+  for (int i = 0; i < QUERIES; i++) {
+    repeated(all->q[i], size, spread + i * size * GROUP);
+    if (all->count[i] < fewest) fewest = all->count[i];
+    if (all->count[i] > most) most = all->count[i];
+  }
+  for (int i = 0; i < QUERIES; i += TOGETHER) {
+    scores_of_many(spread + i * size * GROUP, seen->keys[0], 0, seen->split, size, weights + i * ldw, ldw);
+    scores_of_many(spread + i * size * GROUP, seen->keys[1], seen->split, most, size, weights + i * ldw, ldw);
+  }
+  for (int i = 0; i < QUERIES; i++) scale[i] = soften(weights + i * ldw, all->count[i]);
+  int64_t common = fewest / MOST_WAYS * MOST_WAYS;
+  if (size == VL) MIX_MANY(1, 8, QUERIES)
+  else if (size == 2 * VL) MIX_MANY(2, 4, QUERIES)
+  else if (size == 4 * VL) MIX_MANY(4, 4, TOGETHER)
+  else MIX_MANY(8, 2, (QUERIES / 4))
+  for (int i = 0; i < QUERIES; i++)
+    mix(seen, seen, all->count[i], common, begun + i * MOST_WAYS * size, size, weights + i * ldw, scale[i], all->out[i]);
 }
 
 /* ---- the draw ---- */
@@ -440,25 +543,29 @@ static void draw(float *x, int64_t vocab, float temperature, float uniform, int 
 /* ---- all of it ---- */
 
 typedef struct {
-  int64_t x, h, qkv, mixed, inner, weights, logits, sums;
+  int64_t x, h, qkv, mixed, inner, spread, begun, weights, logits, sums, ldw;
 } Sizes;
 
 static Sizes sizes_of(const Model *m, int64_t capacity) {
-  int64_t outputs = (m->heads + 2 * m->kv_heads) * m->head_dim;
+  int64_t outputs = (m->heads + 2 * m->kv_heads) * m->head_dim, E = m->head_dim;
+  int64_t line = up(capacity, NW) + 2 * NW, most = up(m->vocab > E ? m->vocab : E, NW) + 2 * NW;
   return (Sizes){.x = BLOCK * up(m->width, NW),
                  .h = BLOCK * up(m->width, NW),
                  .qkv = BLOCK * up(outputs, NW),
                  .mixed = BLOCK * up(m->heads * m->head_dim, NW),
                  .inner = BLOCK * up(2 * m->mlp, NW),
-                 .weights = up(capacity > m->vocab ? capacity : m->vocab, NW) + 2 * NW + up(m->head_dim * GROUP, VL),
+                 .spread = up(QUERIES * E * GROUP, VL),
+                 .begun = up(QUERIES * MOST_WAYS * E, VL),
+                 .weights = QUERIES * line > most ? QUERIES * line : most,
                  .logits = BLOCK * up(m->vocab, NW),
-                 .sums = 2 * (up(m->vocab, NW) / CHUNK + 2)};
+                 .sums = 2 * (up(m->vocab, NW) / CHUNK + 2),
+                 .ldw = line};
 }
 
 /* Floats of scratch memory one call needs. */
 int64_t phronesis_scratch(const Model *m, int64_t capacity) {
   Sizes s = sizes_of(m, capacity);
-  return s.x + s.h + s.qkv + s.mixed + s.inner + s.weights + s.logits + s.sums + 8 * NW;
+  return s.x + s.h + s.qkv + s.mixed + s.inner + s.spread + s.begun + s.weights + s.logits + s.sums + 8 * NW;
 }
 
 int64_t phronesis_lanes(void) { return VL; }
@@ -483,9 +590,9 @@ int64_t phronesis_interface(void) { return 4; }
 typedef struct {
   int64_t rows;
   const int64_t *positions, *slots;
-  float *x, *h, *qkv, *mixed, *inner, *weights, *logits;
+  float *x, *h, *qkv, *mixed, *inner, *spread, *begun, *weights, *logits;
   double *sums;
-  int64_t ldx, ldq, ldm, ldi, ldv;
+  int64_t ldx, ldq, ldm, ldi, ldv, ldw;
 } Block;
 
 /* Queries, keys and values of a layer; the last two go to the cache. */
@@ -527,15 +634,44 @@ SMALL Seen seen_by(const Model *m, const Cache *cache, int64_t n, const Block *s
   return (Seen){{cache->keys + far, cache->keys + own}, {cache->values + far, cache->values + own}, split < place ? split : place};
 }
 
+/* Rows from r on that hold consecutive tokens of one slot. */
+static int64_t run_at(const Block *s, int64_t r) {
+  int64_t end = r + 1;
+  while (end < s->rows && s->slots[end] == s->slots[r] && s->positions[end] == s->positions[end - 1] + 1) end++;
+  return end - r;
+}
+
+/* The rows of a run, in layer n. */
+static void attend_run(const Model *m, const Cache *cache, int64_t n, const Block *s, int64_t r, int64_t rows) {
+  const int64_t E = m->head_dim, J = m->kv_heads, groups = m->heads / J, units = rows * groups;
+  for (int64_t j = 0; j < J; j++) {
+    Seen seen = seen_by(m, cache, n, s, r, j);
+    for (int64_t first = 0; first < units; first += QUERIES) {
+      Queries all;
+      for (int64_t i = 0; i < QUERIES; i++) { /* the last one again where there are not enough */
+        int64_t unit = first + i < units ? first + i : units - 1, row = r + unit / groups, h = j * groups + unit % groups;
+        all.q[i] = s->qkv + row * s->ldq + h * E, all.out[i] = s->mixed + row * s->ldm + h * E;
+        all.count[i] = s->positions[row] + 1;
+      }
+      attend_many(&all, &seen, E, s->spread, s->weights, s->ldw, s->begun);
+    }
+  }
+}
+
 static void attention(const Model *m, const Cache *cache, int64_t n, const Block *s) {
-  const int64_t E = m->head_dim, J = m->kv_heads, groups = m->heads / J, units = s->rows * J;
+  const int64_t E = m->head_dim, J = m->kv_heads, groups = m->heads / J;
   Seen next = seen_by(m, cache, n, s, 0, 0);
-  for (int64_t unit = 0; unit < units; unit++) {
-    int64_t r = unit / J, j = unit % J;
-    Seen seen = next;
-    if (unit + 1 < units) next = seen_by(m, cache, n, s, (unit + 1) / J, (unit + 1) % J);
-    for (int64_t h = j * groups; h < (j + 1) * groups; h++)
-      attend(s->qkv + r * s->ldq + h * E, &seen, &next, s->positions[r] + 1, E, s->weights, s->mixed + r * s->ldm + h * E);
+  for (int64_t r = 0, rows; r < s->rows; r += rows) {
+    rows = can_group(E) ? run_at(s, r) : 1;
+    if (rows > 1) attend_run(m, cache, n, s, r, rows);
+    for (int64_t j = 0; j < J; j++) {
+      int64_t last = j == J - 1, after = r + rows;
+      Seen seen = next;
+      if (!last || after < s->rows) next = seen_by(m, cache, n, s, last ? after : r, last ? 0 : j + 1);
+      if (rows > 1) continue;
+      for (int64_t h = j * groups; h < (j + 1) * groups; h++)
+        attend(s->qkv + r * s->ldq + h * E, &seen, &next, s->positions[r] + 1, E, s->spread, s->weights, s->mixed + r * s->ldm + h * E);
+    }
   }
 }
 
@@ -607,9 +743,11 @@ int64_t phronesis_step(const Model *m, const Cache *cache, int64_t count, int64_
   s.qkv = at, at += z.qkv;
   s.mixed = at, at += z.mixed;
   s.inner = at, at += z.inner;
-  s.weights = at + up(m->head_dim * GROUP, VL), at += up(z.weights, VL);
+  s.spread = at, at += z.spread;
+  s.begun = at, at += z.begun;
+  s.weights = at, at += up(z.weights, VL);
   s.logits = at;
-  s.ldx = z.x / BLOCK, s.ldq = z.qkv / BLOCK, s.ldm = z.mixed / BLOCK, s.ldi = z.inner / BLOCK, s.ldv = z.logits / BLOCK;
+  s.ldx = z.x / BLOCK, s.ldq = z.qkv / BLOCK, s.ldm = z.mixed / BLOCK, s.ldi = z.inner / BLOCK, s.ldv = z.logits / BLOCK, s.ldw = z.ldw;
   int64_t made = 0;
   do {
     pass(m, cache, count, tokens, positions, slots, d, made, &s);
