@@ -46,6 +46,7 @@ BUILT_IN = (
     Listing("gridplan", "phronesis.envs.gridplan:make", "Plan on small boards: lake, Sokoban, mines, Blocksworld and its twin"),
     Listing("microwiki", "phronesis.envs.microwiki:make", "Questions over pages that disagree: exact answers, with proof"),
     Listing("miniweb", "phronesis.envs.miniweb:make", "Order, write, reserve on the web site of a small town, in a browser"),
+    Listing("terminal", "phronesis.envs.terminal:make", "Repair and operations work at a real shell, tested afterwards"),
     Listing("frozenlake", f"{_TEXT}:frozenlake", "Cross a frozen lake to the goal (Gymnasium FrozenLake)"),
     Listing("taxi", f"{_TEXT}:taxi", "Fetch a passenger and bring it where it wants to go (Gymnasium Taxi)"),
     Listing("cliffwalking", f"{_TEXT}:cliffwalking", "Walk along a cliff to the goal (Gymnasium CliffWalking)"),
