@@ -7,6 +7,7 @@
 #     SEED, OUT       of the demo
 #     PYTHON, VENV    interpreter that makes the environment, and where it is made
 #     VENV_VLLM       where the environment of the vLLM server is made, which the tests start
+#     PHRONESIS_CATALOGUES  where the environments of catalogues of other makes are made, which the tests play
 #     TORCH_INDEX     extra package index for torch; on Linux, plain pip fetches the CUDA build of several gigabytes, and
 #                     the PyTorch installation page names an index that has only the CPU build
 #     WORKERS         parallel test processes
@@ -17,18 +18,19 @@ OUT ?= runs/quickstart-seed$(SEED)
 PYTHON ?= python3
 VENV ?= .venv
 VENV_VLLM ?= .venv-vllm
+PHRONESIS_CATALOGUES ?= .venv-catalogues
 WORKERS ?= 2
 TORCH_INDEX ?=
 
 BIN := $(VENV)/bin
-export PYTHON VENV VENV_VLLM TORCH_INDEX
+export PYTHON VENV VENV_VLLM TORCH_INDEX PHRONESIS_CATALOGUES
 export OMP_WAIT_POLICY ?= passive
 
-.PHONY: help setup setup-dev setup-vllm demo test lint format bench clean
+.PHONY: help setup setup-dev setup-vllm setup-catalogues demo test lint format bench clean
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
-	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1 \2/p' $(MAKEFILE_LIST) | while read -r name text; do printf '  make %-11s %s\n' "$$name" "$$text"; done
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1 \2/p' $(MAKEFILE_LIST) | while read -r name text; do printf '  make %-16s %s\n' "$$name" "$$text"; done
 
 $(VENV)/.setup-run: pyproject.toml constraints.txt scripts/setup.sh
 	@sh scripts/setup.sh run
@@ -45,6 +47,9 @@ $(VENV_VLLM)/.setup-vllm: scripts/setup_vllm.sh scripts/vllm_versions.txt
 
 setup-vllm: $(VENV_VLLM)/.setup-vllm  ## make the environment of a vLLM server on the CPU, which the tests need
 
+setup-catalogues: setup-dev  ## make the environments of catalogues of other makes, which the tests play
+	@$(BIN)/phronesis catalogue setup --all
+
 demo: setup  ## train and evaluate the quickstart agent (SEED=0 OUT=runs/...)
 	@$(BIN)/phronesis train quickstart --seed $(SEED) --out "$(OUT)"
 	@echo "Report: $(OUT)/report.html"
@@ -56,9 +61,10 @@ lint: setup-dev  ## style, types, layers, size budgets
 	$(BIN)/lint-imports
 	$(BIN)/python scripts/check_budgets.py
 
-test: lint setup-vllm  ## every check, then every test
+test: lint setup-vllm setup-catalogues  ## every check, then every test
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/engine_vllm  # by itself: one server takes the whole machine
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/catalogues  # by itself: workers are shared by all its tests
 
 format: setup-dev  ## rewrite files in the house style, and the pages that are written from the code
 	$(BIN)/ruff check --fix .
@@ -70,5 +76,5 @@ bench: setup  ## measure against peers (CASE="trl-guess" ...)
 	$(BIN)/python -m bench $(CASE)
 
 clean:  ## remove what set-up and runs left behind (runs/ is kept)
-	rm -rf $(VENV) $(VENV_VLLM) .venv-trl .venv-verl bench/results .pytest_cache .ruff_cache .hypothesis .import_linter_cache build dist
+	rm -rf $(VENV) $(VENV_VLLM) $(PHRONESIS_CATALOGUES) .venv-trl .venv-verl bench/results .pytest_cache .ruff_cache .hypothesis .import_linter_cache build dist
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

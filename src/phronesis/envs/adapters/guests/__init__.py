@@ -1,0 +1,1 @@
+"""Files that worker processes open: each serves one catalogue."""
