@@ -47,6 +47,7 @@ BUILT_IN = (
     Listing("microwiki", "phronesis.envs.microwiki:make", "Questions over pages that disagree: exact answers, with proof"),
     Listing("miniweb", "phronesis.envs.miniweb:make", "Order, write, reserve on the web site of a small town, in a browser"),
     Listing("terminal", "phronesis.envs.terminal:make", "Repair and operations work at a real shell, tested afterwards"),
+    Listing("talkworld", "phronesis.envs.talkworld:make", "Serve customers by a policy; the database shows what was done"),
     Listing("frozenlake", f"{_TEXT}:frozenlake", "Cross a frozen lake to the goal (Gymnasium FrozenLake)"),
     Listing("taxi", f"{_TEXT}:taxi", "Fetch a passenger and bring it where it wants to go (Gymnasium Taxi)"),
     Listing("cliffwalking", f"{_TEXT}:cliffwalking", "Walk along a cliff to the goal (Gymnasium CliffWalking)"),
