@@ -8,6 +8,7 @@ import pytest
 
 from phronesis.errors import SandboxFault, SandboxUnavailable
 from phronesis.sandbox import Box, BoxSpec, Interpreter, Limits, Pool, Refused, examine, ladder, start, survey
+from phronesis.sandbox.bubblewrap import Bubblewrap
 from phronesis.sandbox.capture import Capture
 from phronesis.sandbox.inside import calls
 from phronesis.sandbox.inside.init import Init
@@ -243,3 +244,35 @@ def test_paths_that_no_file_system_takes_are_refused_and_end_nothing():
         return refused, entry.mode, entry.executable, (await box.run(["true"])).code
 
     assert boxed(play) == (9, 0o755, True, 0)
+
+
+def test_files_and_folders_can_be_hidden_and_linked(tmp_path):
+    place = "/usr/share/zoneinfo"  # a folder of the system with files and folders in it
+    spec = BoxSpec(hidden=["/usr/bin/env", place, "/usr/none"], links={"/app": "/work" + "/app"})
+    made = os.listdir("/usr/bin")
+
+    async def play(box: Box):
+        look = "mkdir app; echo 4 > /app/x; cat app/x; cat /usr/bin/env; ls " + place + "; touch " + place + "/x || ls /usr/bin"
+        return (await box.run(["sh", "-c", look])).stdout.text.split()
+
+    assert boxed(play, spec) == ["4", *sorted(made)]
+
+
+def test_bubblewrap_hides_and_links(monkeypatch):
+    spec = BoxSpec(hidden=["/usr/bin/env", "/usr/share", "/usr/none"], links={"/app": "/work" + "/app"})
+    words = " ".join(Bubblewrap("/bin/true")._arguments(spec, 3))
+    assert "--ro-bind /dev/null /usr/bin/env --tmpfs /usr/share --remount-ro /usr/share" in words
+    assert "--symlink /work" + "/app /app" in words and "none" not in words
+
+
+@pytest.mark.parametrize("spec", [BoxSpec(hidden=["/usr/bin"]), BoxSpec(links={"/app": "/work"})])
+def test_a_tier_that_cannot_hide_or_link_refuses(spec):
+    async def play():
+        sandbox = ladder.MAKERS["landlock"]()
+        try:
+            with pytest.raises(SandboxFault, match="cannot hide"):
+                await sandbox.open(spec)
+        finally:
+            sandbox.close()
+
+    asyncio.run(play())

@@ -104,6 +104,9 @@ class Bubblewrap:
         for name, target in (("fd", ""), ("stdin", "/0"), ("stdout", "/1"), ("stderr", "/2")):
             arguments += ["--symlink", f"/proc/self/fd{target}", f"/dev/{name}"]
         arguments += ["--proc", "/proc", "--size", str(spec.disk), "--tmpfs", "/work", "--dir", "/work/.tmp"]
+        for path in filter(os.path.exists, spec.hidden):
+            folder = os.path.isdir(path)
+            arguments += ["--tmpfs", path, "--remount-ro", path] if folder else ["--ro-bind", "/dev/null", path]
         return [*arguments, "--symlink", "/work/.tmp", "/tmp", "--remount-ro", "/", "--chdir", "/work"]
 
 

@@ -57,6 +57,8 @@ class Docker:
         Raises:
             SandboxFault: the engine refused; the message is its own.
         """
+        if spec.hidden or spec.links:
+            raise SandboxFault("a box could not be made: docker: files cannot be hidden and no links made in an image")
         folder = tempfile.mkdtemp(prefix="phronesis-docker-")
         os.chmod(folder, 0o711)
         with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener:

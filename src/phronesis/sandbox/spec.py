@@ -37,6 +37,11 @@ class BoxSpec(Struct, frozen=True, kw_only=True):
 
     readable: Sequence[str] = ()
     """Host folders and files beside the system's own that commands may read, at the same place."""
+    hidden: Sequence[str] = ()
+    """Files and folders among those that are shown which commands find empty. Not every tier can do this; those that cannot
+    refuse."""
+    links: Mapping[str, str] = {}
+    """Links to make outside of the work folder, by path: where they lead."""
     environment: Mapping[str, str] = {}
     """Variables of every command, beside PATH, HOME and LANG."""
     disk: int = 64 * MIB

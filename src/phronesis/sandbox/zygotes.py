@@ -66,7 +66,7 @@ def view(spec: BoxSpec) -> tuple[list[tuple[str, str]], list[tuple[str, str]]]:
         whole = os.path.abspath(path)
         if os.path.exists(whole) and not any(whole == s or whole.startswith(s + "/") for s in shown):
             shown[os.path.realpath(whole) if path in SETTINGS else whole] = whole
-    return list(shown.items()), list(links.items())
+    return list(shown.items()), list((links | dict(spec.links)).items())
 
 
 def environment(spec: BoxSpec, work: str = "/work") -> dict[str, str]:
@@ -110,6 +110,8 @@ class Zygote:
         Raises:
             SandboxFault: a step failed; the message names it.
         """
+        if self.kind in ("landlock", "plain") and (spec.hidden or spec.links):
+            raise SandboxFault(f"boxes of the tier {self.tier!r} cannot hide files or link to the work folder")
         if not self.free:
             raise SandboxFault(f"{PER_ZYGOTE} boxes are open; close some")
         slot = self.free.pop(0)
@@ -119,7 +121,7 @@ class Zygote:
         binds, links = view(spec)
         asked = {
             "kind": self.kind, "uid": uid, "stage": self.stage, "binds": binds, "links": links, "work": work, "disk": spec.disk,
-            "files": spec.files, "loopback": spec.loopback, "whole_proc": spec.whole_proc,
+            "files": spec.files, "hidden": list(spec.hidden), "loopback": spec.loopback, "whole_proc": spec.whole_proc,
         }  # fmt: skip
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         try:

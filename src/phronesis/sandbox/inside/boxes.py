@@ -178,6 +178,16 @@ def _build(asked: dict[str, Any]) -> None:
     if asked["kind"] == "root":
         os.chown(made, asked["uid"], asked["uid"])
     os.symlink("/work/.tmp", stage + "/tmp")
+    for path in asked.get("hidden", ()):
+        _hide(stage + path)
+
+
+def _hide(place: str) -> None:
+    """Lays something empty over a file or a folder; what is not there needs no hiding."""
+    if os.path.isdir(place):
+        kernel.mount("tmpfs", place, "tmpfs", _SEEN | kernel.MS_RDONLY, "size=4k,nr_inodes=2,mode=755")
+    elif os.path.exists(place):
+        kernel.mount("/dev/null", place, None, kernel.MS_BIND)
 
 
 def _bind(source: str, target: str) -> None:
