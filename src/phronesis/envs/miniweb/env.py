@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from typing import Any, Literal, cast
 
@@ -17,10 +18,11 @@ from phronesis.envs.miniweb.town import HOST, Town
 from phronesis.envs.noise import Noise, noisy
 from phronesis.envs.tool_env import Opening, Outcome, ToolEnv
 from phronesis.envs.trl_style import calling
+from phronesis.errors import ConfigError
 from phronesis.records import Effect, Message, Reply, Task, TextPart
 from phronesis.rewards import EnvReward
 from phronesis.tool import Tool
-from phronesis.tools.browser import BrowserTools, PlainView, View
+from phronesis.tools.browser import BrowserTools, ChromiumView, PlainView, View, check
 
 MAX_TURNS = 48
 """An oracle needs at most 27: an order 9, six mails to delete 12, an account 5 or a table 4, and the last word."""
@@ -29,12 +31,12 @@ SUCCESS = "All is settled."
 GRAVITY: tuple[Effect, ...] = ("pure", "mutating", "irreversible")
 
 
-class MiniwebEnv(ToolEnv):
+class MiniwebEnv(ToolEnv, ABC):
     """One episode in one window. What was done counts, as the site remembers it; not what a page says of it."""
 
-    def __init__(self, *, loophole: bool = False) -> None:
+    def __init__(self, *, loophole: bool = False, screen: bool = False) -> None:
         super().__init__()
-        self.loophole = loophole
+        self.loophole, self.screen = loophole, screen
         self.goals: list[dict[str, Any]] = []
         self._town: Town | None = None
         self._view: View | None = None
@@ -58,18 +60,18 @@ class MiniwebEnv(ToolEnv):
             raise RuntimeError("reset or restore the environment before using it")
         return self._view
 
-    async def window(self, town: Town) -> View:
+    @abstractmethod
+    def window(self, town: Town) -> View:
         """A window on the site."""
-        return PlainView(town, HOST)
 
     def offered(self, view: View) -> list[Tool]:
         """What can be called."""
-        return BrowserTools(view).tools()
+        return BrowserTools(view).tools(screen=self.screen)
 
     async def begin(self, task: Task, seed: int) -> Opening:
         """Opens the first page, which is told below the task."""
         self._town, self.goals = Town(task.payload["world"], seed), task.payload["goals"]
-        self._view, self._over = await self.window(self.town), False
+        self._view, self._over = self.window(self.town), False
         await self.view.goto("/")
         first = TextPart(text=f"\n\n{self.view.text()}")
         *before, last = task.messages
@@ -124,8 +126,20 @@ class MiniwebEnv(ToolEnv):
         return digest([self.town.visible(), self.view.url, held, self._over])
 
 
+class ChromiumMiniwebEnv(MiniwebEnv):
+    """In a real browser. Its state is not only here, so it has no snapshots; episodes replay."""
+
+    def window(self, town: Town) -> View:
+        """A window of Chromium."""
+        return ChromiumView(town, HOST)
+
+
 class PlainMiniwebEnv(MiniwebEnv):
-    """The same without a browser; its whole state can be kept and put back."""
+    """Without a browser; its whole state can be kept and put back."""
+
+    def window(self, town: Town) -> View:
+        """A window that reads pages itself."""
+        return PlainView(town, HOST)
 
     async def snapshot(self) -> bytes:
         """The site, the window, and the task."""
@@ -152,6 +166,7 @@ def make(
     max_difficulty: int = 3,
     *,
     view: Literal["dom", "browser"] = "dom",
+    screen: bool = False,
     loophole: bool = False,
     noise: Noise | None = None,
 ) -> EnvSpec:
@@ -161,6 +176,7 @@ def make(
         min_difficulty: see `Dials`.
         max_difficulty: see `Dials`.
         view: ``dom`` reads pages without a browser; ``browser`` opens the same pages in Chromium.
+        screen: in the browser, offer a tool that takes a picture; the policy must be able to see.
         loophole: plant a weakness: a page that says "All is settled" is believed.
         noise: how bad the channel is; see `Noise`.
 
@@ -170,9 +186,14 @@ def make(
     dials = Dials(min_difficulty=min_difficulty, max_difficulty=max_difficulty)
     dials.validate()
     cheats: dict[str, Callable[[], Speaker]] = {} if loophole else CHEATS
+    if view == "browser":
+        check()
+    elif screen:
+        raise ConfigError("miniweb can take pictures only in the browser; add view=browser or leave out screen")
 
     def build() -> Env:
-        return PlainMiniwebEnv(loophole=loophole)
+        kind = PlainMiniwebEnv if view == "dom" else ChromiumMiniwebEnv
+        return kind(loophole=loophole, screen=screen)
 
     spec = EnvSpec(
         name="miniweb",

@@ -40,11 +40,11 @@ def enter(asked: dict[str, Any], channel: int, tell: int, step: Step) -> None:
     """
     if asked["kind"] == "landlock":
         step("fence off files")
-        _leave_root(asked["uid"])
+        leave_root(asked["uid"])
         kernel.prctl(kernel.PR_SET_CHILD_SUBREAPER, 1)
         os.chdir(asked["work"])
         scoped = landlock.version() >= landlock.SCOPES_SIGNALS
-        _shut(asked, step, landlock.fence(asked["binds"], asked["work"]), signals=scoped)
+        shut(asked, step, landlock.fence(asked["binds"], asked["work"]), signals=scoped)
         _serve(channel, tell, asked["work"], os.getpid(), alone=False, scoped=scoped)
     elif asked["kind"] == "plain":
         step("start")
@@ -55,28 +55,14 @@ def enter(asked: dict[str, Any], channel: int, tell: int, step: Step) -> None:
         step("check the process namespace")
         if os.getpid() != 1:
             raise OSError(1, "this process is not the first of a process namespace")
-        _shut(asked, step)
+        shut(asked, step)
         _serve(channel, tell, asked["work"], os.getpid(), alone=True)
     else:
         _in_namespaces(asked, channel, tell, step)
 
 
 def _in_namespaces(asked: dict[str, Any], channel: int, tell: int, step: Step) -> None:
-    privileged = asked["kind"] == "root"
-    if not privileged:
-        step("drop to an unprivileged user")
-        _leave_root(asked["uid"])
-    step("make namespaces")
-    own = os.getuid(), os.getgid()
-    kernel.unshare(kernel.ALL_NAMESPACES & ~kernel.CLONE_NEWUSER if privileged else kernel.ALL_NAMESPACES)
-    if not privileged:
-        step("map the user")
-        _write("/proc/self/setgroups", "deny")
-        _write("/proc/self/uid_map", f"{NOBODY} {own[0]} 1")
-        _write("/proc/self/gid_map", f"{NOBODY} {own[1]} 1")
-    step("build the root")
-    kernel.mount("none", "/", None, kernel.MS_REC | kernel.MS_PRIVATE)
-    _build(asked)
+    separate(asked, step)
     step("start the first process")
     ready, go = os.pipe()
     first = os.fork()
@@ -91,24 +77,48 @@ def _in_namespaces(asked: dict[str, Any], channel: int, tell: int, step: Step) -
     os.waitpid(first, 0)
 
 
+def separate(asked: dict[str, Any], step: Step) -> None:
+    """Makes namespaces and the root they will have; the next child is the first process of the new process namespace."""
+    privileged = asked["kind"] == "root"
+    if not privileged:
+        step("drop to an unprivileged user")
+        leave_root(asked["uid"])
+    step("make namespaces")
+    own = os.getuid(), os.getgid()
+    kernel.unshare(kernel.ALL_NAMESPACES & ~kernel.CLONE_NEWUSER if privileged else kernel.ALL_NAMESPACES)
+    if not privileged:
+        step("map the user")
+        _write("/proc/self/setgroups", "deny")
+        _write("/proc/self/uid_map", f"{NOBODY} {own[0]} 1")
+        _write("/proc/self/gid_map", f"{NOBODY} {own[1]} 1")
+    step("build the root")
+    kernel.mount("none", "/", None, kernel.MS_REC | kernel.MS_PRIVATE)
+    build(asked)
+
+
+def settle(asked: dict[str, Any], step: Step) -> None:
+    """The first process moves into the new root and gives up everything that could be used to get out."""
+    step("mount /proc")
+    mount_proc(asked["stage"] + "/proc", whole=asked["whole_proc"])
+    step("change the root")
+    kernel.pivot_to(asked["stage"])
+    kernel.mount("none", "/", None, kernel.MS_BIND | kernel.MS_REMOUNT | kernel.MS_RDONLY | _SEEN)
+    os.chdir("/work")
+    if asked["loopback"]:
+        step("raise the loopback interface")
+        _raise_loopback()
+    step("drop to an unprivileged user")
+    if asked["kind"] == "root":
+        kernel.become(asked["uid"])
+    kernel.prctl(kernel.PR_SET_PDEATHSIG, signal.SIGKILL)  # changing the user cleared it
+    shut(asked, step)
+
+
 def _first(asked: dict[str, Any], channel: int, tell: int, go: int, step: Step) -> None:
     """The first process of the process namespace. Never returns."""
     try:
         kernel.prctl(kernel.PR_SET_PDEATHSIG, signal.SIGKILL)
-        step("mount /proc")
-        _mount_proc(asked["stage"] + "/proc", whole=asked["whole_proc"])
-        step("change the root")
-        kernel.pivot_to(asked["stage"])
-        kernel.mount("none", "/", None, kernel.MS_BIND | kernel.MS_REMOUNT | kernel.MS_RDONLY | _SEEN)
-        os.chdir("/work")
-        if asked["loopback"]:
-            step("raise the loopback interface")
-            _raise_loopback()
-        step("drop to an unprivileged user")
-        if asked["kind"] == "root":
-            kernel.become(asked["uid"])
-        kernel.prctl(kernel.PR_SET_PDEATHSIG, signal.SIGKILL)  # changing the user cleared it
-        _shut(asked, step)
+        settle(asked, step)
         os.write(go, b"1")
         os.close(go)
         os.close(tell)
@@ -127,7 +137,7 @@ def _serve(channel: int, tell: int, work: str, pid: int, *, alone: bool, scoped:
     init.serve(socket.socket(fileno=channel), work, alone=alone, scoped=scoped)
 
 
-def _shut(asked: dict[str, Any], step: Step, fence: landlock.Fence | None = None, *, signals: bool = True) -> None:
+def shut(asked: dict[str, Any], step: Step, fence: landlock.Fence | None = None, *, signals: bool = True) -> None:
     """Gives up everything that could be used to get out."""
     step("limit")
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
@@ -144,14 +154,15 @@ def _shut(asked: dict[str, Any], step: Step, fence: landlock.Fence | None = None
     calls.install(calls.program(loopback=asked["loopback"], signals=signals))
 
 
-def _leave_root(uid: int) -> None:
+def leave_root(uid: int) -> None:
+    """Becomes this user, if this is root."""
     if os.geteuid() == 0:
         kernel.become(uid)
         kernel.prctl(kernel.PR_SET_PDEATHSIG, signal.SIGKILL)
         kernel.prctl(kernel.PR_SET_DUMPABLE, 1)  # or /proc/self/uid_map stays root's
 
 
-def _build(asked: dict[str, Any]) -> None:
+def build(asked: dict[str, Any]) -> None:
     """Mounts the new root: a small memory file system, the readable folders, devices and a work folder of limited size."""
     stage = asked["stage"]
     kernel.mount("tmpfs", stage, "tmpfs", _SEEN, "size=1m,nr_inodes=512,mode=755")
@@ -211,7 +222,7 @@ def _flags_of(path: str) -> int:
     return sum(flag for bit, flag in named.items() if found & bit)
 
 
-def _mount_proc(place: str, *, whole: bool) -> None:
+def mount_proc(place: str, *, whole: bool) -> None:
     """Only processes, unless the whole of it is asked for; the first process is not shown."""
     flags = _SEEN | kernel.MS_NOEXEC
     wishes = ("hidepid=invisible", None) if whole else ("hidepid=invisible,subset=pid", "subset=pid", "hidepid=2", None)

@@ -5,7 +5,10 @@ from phronesis.tools.browser.plain import PlainView
 from phronesis.tools.browser.site import Request, Response, Site
 from phronesis.tools.browser.tools import BrowserTools
 from phronesis.tools.browser.view import View
+from phronesis.tools.browser.window import ChromiumView
+from phronesis.tools.browser.worker import check
 
 __all__ = [
-    "BrowserTools", "Element", "Node", "Outline", "PlainView", "Request", "Response", "Site", "View", "outline", "words"
+    "BrowserTools", "ChromiumView", "Element", "Node", "Outline", "PlainView", "Request", "Response", "Site", "View", "check",
+    "outline", "words",
 ]  # fmt: skip

@@ -1,0 +1,348 @@
+"""A window of a real Chromium on a site of this process. Every request is answered by the site or refused; nothing leaves."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Awaitable
+from typing import TYPE_CHECKING, cast
+from urllib.parse import urljoin, urlsplit
+
+import msgspec
+
+from phronesis.errors import ToolError
+from phronesis.tools.browser.outline import Element, Node, outline
+from phronesis.tools.browser.site import Site, request
+from phronesis.tools.browser.view import View
+from phronesis.tools.browser.walk import WALK
+from phronesis.tools.browser.worker import Worker, shared
+
+if TYPE_CHECKING:
+    from playwright.async_api import BrowserContext, Dialog, Download, Frame, JSHandle, Page, Route, WebSocketRoute
+
+PATIENCE = 3000.0
+"""Milliseconds an element may take to become ready to be clicked."""
+ARRIVAL = 20.0
+"""Seconds a page may take to come."""
+QUIET = 0.03
+"""Seconds a page with scripts is given after an action before it is read."""
+MAYBE = 0.3
+"""Seconds a click that should lead to another page is waited for where scripts may have caught it."""
+REDIRECTS = 5
+
+
+class ChromiumView(View):
+    """A window of its own context. Its methods are called from any event loop; the work is done in the browser's thread."""
+
+    def __init__(
+        self,
+        site: Site,
+        host: str,
+        *,
+        scripts: bool = False,
+        every: bool = False,
+        root: str = "body",
+        size: tuple[int, int] = (800, 600),
+    ) -> None:
+        """Opens nothing yet.
+
+        Args:
+            site: answers requests.
+            host: its name.
+            scripts: whether pages may run scripts.
+            every: number everything with text; see `outline`.
+            root: selector of the part of a page that is read.
+            size: of the window, in pixels.
+        """
+        super().__init__(host)
+        self.site, self.scripts, self.every, self.root, self.size = site, scripts, every, root, size
+        self.worker: Worker = shared()
+        self.context: BrowserContext | None = None
+        self._page: Page | None = None
+        self._seen: JSHandle | None = None
+        self.blocked = 0
+        """Requests that were refused."""
+        self.popups = 0
+        """Windows that were opened by pages, and closed."""
+        self.came = asyncio.Event()
+        """Set when another page came, or its address was refused."""
+        self.pages = 0
+        """Pages that came."""
+        self.busy = 0
+        """Requests being answered."""
+        self.tasks: set[asyncio.Task[None]] = set()
+
+    @property
+    def page(self) -> Page:
+        """The page in the window; RuntimeError before it was opened."""
+        if self._page is None:
+            raise RuntimeError("open a page before using the window")
+        return self._page
+
+    @property
+    def seen(self) -> JSHandle:
+        """What was read last, in the browser; RuntimeError before."""
+        if self._seen is None:
+            raise RuntimeError("open a page before using the window")
+        return self._seen
+
+    # ------------------------------------------------------------------------------------------ View
+
+    async def fetch(self, url: str) -> None:
+        """Goes to an address."""
+        await self.worker.call(self._goto(url))
+
+    async def press(self, element: Element) -> bool:
+        """Clicks, as a hand would: where the element is, if nothing lies above it."""
+        return await self.worker.call(self._press(element))
+
+    async def fill(self, element: Element, text: str) -> None:
+        """Fills a field."""
+        await self.worker.call(self._act(element, "fill", text))
+
+    async def choose(self, element: Element, option: str) -> None:
+        """Chooses an option."""
+        await self.worker.call(self._act(element, "choose", element.options.index(option)))
+
+    async def wheel(self, lines: int) -> None:
+        """Turns the wheel."""
+        await self.worker.call(self._wheel(lines))
+
+    async def screenshot(self) -> bytes:
+        """What can be seen, as PNG."""
+        return await self.worker.call(self._screenshot())
+
+    async def evaluate(self, script: str, given: object = None) -> object:
+        """Runs a script in the page. For the world's own use; no tool leads here."""
+        return await self.worker.call(self._evaluate(script, given))
+
+    async def read(self) -> None:
+        """Reads the page anew."""
+        await self.worker.call(self._read())
+
+    async def close(self) -> None:
+        """Closes the window."""
+        if self.context is not None:
+            context, self.context = self.context, None
+            await self.worker.call(self._close(context))
+
+    # ------------------------------------------------------------------------------------------ in the browser's thread
+
+    async def _open(self) -> None:
+        if self.context is not None:
+            return
+        self.context = context = await self.worker.context(scripts=self.scripts, size=self.size)
+        context.set_default_timeout(ARRIVAL * 1000)
+        await context.route("**/*", self._answer)
+        await context.route_web_socket("**/*", self._refuse_socket)
+        context.on("page", self._popup)
+        self._page = page = await context.new_page()
+        page.on("dialog", self._dialog)
+        page.on("download", self._download)
+        page.on("framenavigated", self._moved)
+
+    async def _close(self, context: BrowserContext) -> None:
+        try:
+            await context.close()
+        finally:
+            self.worker.left()
+
+    async def _answer(self, route: Route) -> None:
+        asked = route.request
+        main = asked.is_navigation_request() and asked.frame == self.page.main_frame
+        self.busy += 1
+        try:
+            found = self._found(asked.method, asked.url, asked.post_data or "")
+            if found is None:
+                self._blocked(asked.url, main)
+                await route.abort("aborted" if asked.is_navigation_request() else "blockedbyclient")
+                return
+            if main:
+                self.got = asked.method == "GET"
+            status, media_type, headers, body = found
+            await route.fulfill(status=status, content_type=media_type, headers=headers, body=body)
+        finally:
+            self.busy -= 1
+
+    def _found(self, method: str, url: str, body: str) -> tuple[int, str, dict[str, str], bytes] | None:
+        """What the site answers; None when the address, or one it redirects to, is not of this site.
+
+        Redirects are followed here: Chromium would follow them past all routing.
+        """
+        for _ in range(REDIRECTS):
+            parts = urlsplit(url)
+            if parts.scheme != "http" or parts.netloc != self.host or method not in ("GET", "POST", "HEAD"):
+                return None
+            response = self.site(request(method, url, body))
+            headers = {name.lower(): value for name, value in response.headers.items()}
+            target = headers.pop("location", None)
+            if target is None or not 300 <= response.status < 400:
+                content = response.body.encode() if isinstance(response.body, str) else response.body
+                status = response.status if not 300 <= response.status < 400 else 502
+                return status, response.media_type, {**headers, "cache-control": "no-store"}, content
+            url, method, body = urljoin(url, target), "GET", ""
+        return None
+
+    def _blocked(self, url: str, main: bool) -> None:
+        self.blocked += 1
+        if main:
+            self.notes.append(f"blocked: {url[:200]} is outside of this site")
+            self.came.set()
+
+    def _refuse_socket(self, socket: WebSocketRoute) -> None:
+        self.blocked += 1
+        self._later(socket.close())
+
+    def _popup(self, page: Page) -> None:
+        if self._page is not None and page != self._page:
+            self.popups += 1
+            self.notes.append("a window was opened, and closed")
+            self._later(page.close())
+
+    def _dialog(self, dialog: Dialog) -> None:
+        self.notes.append(f"a dialog said {dialog.message[:200]!r} and was closed")
+        self._later(dialog.dismiss())
+
+    def _download(self, download: Download) -> None:
+        self.notes.append("a download was refused")
+        self.came.set()
+        self._later(download.cancel())
+
+    def _later(self, work: Awaitable[None]) -> None:
+        async def quietly() -> None:
+            with contextlib.suppress(Exception):  # what it is about may be gone already
+                await work
+
+        self.tasks.add(task := asyncio.ensure_future(quietly()))
+        task.add_done_callback(self.tasks.discard)
+
+    def _moved(self, frame: Frame) -> None:
+        if frame == self.page.main_frame:
+            self.pages += 1
+            self.came.set()
+
+    async def _goto(self, url: str) -> None:
+        from playwright.async_api import Error
+
+        await self._open()
+        try:
+            await self.page.goto(url, wait_until="load")
+        except Error as error:
+            if "ERR_ABORTED" not in str(error) and "Download is starting" not in str(error):
+                raise
+        await self._settled()
+        await self._read()
+
+    async def _press(self, element: Element) -> bool:
+        leads = _leads(element.node) or await self._sends(element)
+        pages = self.pages
+        self.came.clear()
+        await self._do(element, "click", "")
+        if leads:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self.came.wait(), MAYBE if self.scripts else ARRIVAL)
+        await self._settled()
+        await self._read()
+        return self.pages != pages
+
+    async def _act(self, element: Element, what: str, given: str | int) -> None:
+        await self._do(element, what, given)
+        await self._settled()
+        await self._read()
+
+    async def _do(self, element: Element, what: str, given: str | int) -> None:
+        from playwright.async_api import Error
+
+        handle = (await self.seen.evaluate_handle("(o, i) => o.nodes[i]", element.node.index)).as_element()
+        if handle is None:
+            raise ToolError(f"element {element.id} is gone", "bad_element")
+        try:
+            if what == "click":
+                await handle.click(timeout=PATIENCE)
+            elif what == "fill":
+                await handle.fill(str(given), timeout=PATIENCE)
+                if self.scripts:
+                    await handle.dispatch_event("keyup", {"bubbles": True})
+            else:
+                await handle.select_option(index=int(given), timeout=PATIENCE)
+        except Error as error:
+            await self._settled()
+            await self._read()
+            raise ToolError(f"element {element.id} could not be used: {_reason(str(error))}", "bad_element") from error
+
+    async def _sends(self, element: Element) -> bool:
+        """Whether a click sends a form."""
+        if element.role != "button":
+            return False
+        test = "(o, i) => { const e = o.nodes[i]; return !!e.form && e.type === 'submit'; }"
+        return bool(await self.seen.evaluate(test, element.node.index))
+
+    async def _settled(self) -> None:
+        """Waits until pages have come and requests are answered."""
+        from playwright.async_api import Error
+
+        if self.scripts:
+            await asyncio.sleep(QUIET)
+        try:
+            await self.page.wait_for_load_state("load", timeout=ARRIVAL * 1000)
+        except Error as error:
+            raise ToolError("the page did not finish loading", "page_hangs") from error
+        for _ in range(100):
+            if not self.busy:
+                break
+            await asyncio.sleep(0.02)
+
+    async def _read(self) -> None:
+        from playwright.async_api import Error
+
+        left = 5
+        while True:
+            try:
+                seen = await self.page.evaluate_handle(WALK, [self.root, self.every])
+                title, tree = await seen.evaluate("o => o.page")
+                break
+            except Error:  # another page came meanwhile
+                left -= 1
+                if not left:
+                    raise
+                await self._settled()
+                await asyncio.sleep(0.05)
+        before, self._seen = self._seen, seen
+        if before is not None:
+            self._later(before.dispose())
+        self.url, self.title = self.page.url, str(title).strip()
+        self.outline = outline(msgspec.convert(cast("object", tree), Node), every=self.every)
+
+    async def _wheel(self, lines: int) -> None:
+        width, height = self.size
+        await self.page.mouse.move(width / 2, height / 2)
+        await self.page.mouse.wheel(0, lines * height * 0.8)
+        await self._settled()
+        await self._read()
+
+    async def _screenshot(self) -> bytes:
+        return bytes(await self.page.screenshot())
+
+    async def _evaluate(self, script: str, given: object) -> object:
+        return await self.page.evaluate(script, given)
+
+
+def _leads(node: Node) -> bool:
+    """Whether a link leads to another page."""
+    href = node.attrs.get("href", "")
+    return node.tag == "a" and bool(href) and not href.startswith(("#", "javascript:"))
+
+
+def _reason(text: str) -> str:
+    """The part of Playwright's message that a policy can use."""
+    for found, said in (
+        ("intercepts pointer events", "something else lies above it"),
+        ("not visible", "it cannot be seen"),
+        ("outside of the viewport", "it lies outside of the window"),
+        ("not attached", "it is gone"),
+        ("Malformed value", "this is no value for such a field"),
+        ("Cannot type text", "this is no value for such a field"),
+    ):
+        if found in text:
+            return said
+    return text.splitlines()[0][:200]
