@@ -3,26 +3,36 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
+from collections.abc import AsyncGenerator, Callable
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from functools import partial
 from typing import cast
 
+from phronesis.config.importing import import_path
 from phronesis.env import Env, EnvSpec, Speaker
+from phronesis.envs.boxes import fresh
 from phronesis.envs.demonstrations import with_demonstrations
-from phronesis.envs.from_tools import ToolListEnv
+from phronesis.envs.from_tools import ToolFactory, ToolList, ToolListEnv
 from phronesis.envs.rows.judge import CHEATS, JUDGES, comparable, gold, judge
 from phronesis.envs.rows.source import Duplicates, Equal, Rows, Source, read
 from phronesis.envs.scripted import uniform
 from phronesis.envs.tool_env import Opening
-from phronesis.errors import ConfigError
+from phronesis.errors import ConfigError, EnvFault
 from phronesis.records import Message, Task, ToolSpec, say
+from phronesis.sandbox import BoxSpec
+from phronesis.tool import Tool
+from phronesis.tools.catalogue import check, toolset
+from phronesis.tools.mcp import McpServer, clashes
+
+Connect = Callable[..., Callable[[object], AbstractAsyncContextManager[list[Tool]]]]
+"""`phronesis.tools.adapters.mcp_client.mcp_tools`, which is imported when it is asked for."""
 
 
 class RowEnv(ToolListEnv):
     """One row: its prompt, tools if there are any, and a message without calls as the final answer."""
 
-    def __init__(self, answer: str):
-        super().__init__((), "done", thread=False)
+    def __init__(self, answer: str, tools: ToolFactory | None = None):
+        super().__init__(tools or (), "done", thread=False)
         self._answer = answer
         self._right: object = None
 
@@ -55,7 +65,9 @@ def make(
     equal: Equal = "spacing",
     duplicates: Duplicates = "keep",
     shown: float = 0.5,
-    max_turns: int = 1,
+    tools: tuple[str, ...] = (),
+    mcp: tuple[McpServer, ...] = (),
+    max_turns: int | None = None,
 ) -> EnvSpec:
     """The environment of a data set.
 
@@ -73,7 +85,9 @@ def make(
         equal: which rows count as the same problem; see `source.Equal`.
         duplicates: what becomes of a problem that occurs twice in one split; they are counted in any case.
         shown: how often demonstrations for priming a new model give the right answer, not another row's, in [0, 1].
-        max_turns: turns an episode needs at most.
+        tools: names of our tools that every episode gets; see `phronesis.tools.catalogue.TOOLS`.
+        mcp: MCP servers whose tools every episode gets.
+        max_turns: turns an episode needs at most; by default 1, with tools 16.
 
     Raises:
         ConfigError: bad data, by file and line; a leak, by both rows; a judge that does not fit.
@@ -89,14 +103,15 @@ def make(
     rubric = judge(reward, answer, rows.columns)
     known = answer in rows.columns
     kind = KnownRowEnv if known else RowEnv
+    given = _tools(tools, mcp)
     spec = EnvSpec(
         name="rows",
-        make=lambda: kind(answer),
+        make=lambda: kind(answer, given),
         task=rows.table.task,
         sizes=rows.table.sizes,
         rubric=rubric,
         description=f"Rows of {rows.sources}: {_counts(rows)}; judged by {reward}.",
-        max_turns=max_turns,
+        max_turns=max_turns or (1 if given is None else 16),
         oracle_reward=1.0 if compared else None,
         null_reward=0.0 if compared else None,
         hint=(lambda task: gold(task.payload[answer])) if known else None,
@@ -104,6 +119,33 @@ def make(
         cheats=CHEATS if compared else {},
     )
     return with_demonstrations(spec, _imperfect(spec, answer, shown)) if known else spec
+
+
+def _tools(names: tuple[str, ...], servers: tuple[McpServer, ...]) -> ToolFactory | None:
+    """Makes the tools of an episode; None without any.
+
+    Raises:
+        ConfigError: a tool or server that cannot be, or the package for servers is missing.
+    """
+    if names:
+        check(names)
+    if not names and not servers:
+        return None
+    connect = cast("Connect", import_path("phronesis.tools.adapters.mcp_client:mcp_tools"))(*servers) if servers else None
+
+    @asynccontextmanager
+    async def opened(task: Task) -> AsyncGenerator[ToolList]:
+        async with AsyncExitStack() as stack:
+            found: list[Tool] = []
+            if names:
+                found += await stack.enter_async_context(toolset(names, partial(fresh, BoxSpec())))
+            if connect is not None:
+                found += await stack.enter_async_context(connect(task))
+            if twice := clashes(found):
+                raise EnvFault(f"two tools are called {twice[0]!r}; set prefix for an MCP server")
+            yield found
+
+    return opened
 
 
 def _counts(rows: Rows) -> str:

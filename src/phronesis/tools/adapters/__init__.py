@@ -1,0 +1,1 @@
+"""Tools of other makes; what they need is optional."""
