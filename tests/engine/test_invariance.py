@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import pytest
 import torch
@@ -10,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from phronesis.engine.embedded import EmbeddedEngine, EngineConfig
+from phronesis.engine.native import compute
 from phronesis.models.decoder import Decoder
 from phronesis.models.tiny import TinyModel, tiny
 from phronesis.policy import Completion, SamplingParams
@@ -51,6 +54,22 @@ def alone(decoder: Decoder, prompt: tuple[int, ...], params: SamplingParams, nat
     return asyncio.run(EmbeddedEngine(decoder, EngineConfig(native=native)).sample(prompt, params))
 
 
+@contextmanager
+def computing(threads: int, team: bool) -> Iterator[None]:
+    """With so many threads, each for rows of its own or all of them together, however small the model is."""
+    before, limits = torch.get_num_threads(), ("TEAM_PARAMETERS", "TEAM_ALONE", "TEAM_WORK", "UNFAIR")
+    kept = {name: getattr(compute, name) for name in limits}
+    torch.set_num_threads(threads)
+    try:
+        for name in limits:
+            setattr(compute, name, 0 if team else 1 << 60)
+        yield
+    finally:
+        torch.set_num_threads(before)
+        for name, value in kept.items():
+            setattr(compute, name, value)
+
+
 ids = st.integers(0, V - 1)
 
 
@@ -70,16 +89,16 @@ def requests(draw):
     return prompt, params, draw(st.integers(0, 6))
 
 
-@both
-@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize(
+    ("native", "threads", "team"),
+    [(True, 1, False), (True, 2, False), (True, 2, True), (True, 3, True), (False, 1, False), (False, 2, False)],
+)
 @pytest.mark.parametrize("name", MODELS)
 @settings(max_examples=8, deadline=None)
 @given(batch=st.lists(requests(), min_size=2, max_size=24), slots=st.sampled_from([3, 20, 64]), chunk=st.sampled_from([7, 128]))
-def test_alone_equals_in_a_crowd(native, threads, name, batch, slots, chunk):
+def test_alone_equals_in_a_crowd(native, threads, team, name, batch, slots, chunk):
     decoder = MODELS[name]
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads)
-    try:
+    with computing(threads, team):
         engine = EmbeddedEngine(decoder, EngineConfig(slots=slots, chunk=chunk, pass_tokens=100, native=native))
 
         async def later(prompt, params, wait):
@@ -90,10 +109,10 @@ def test_alone_equals_in_a_crowd(native, threads, name, batch, slots, chunk):
         async def crowd():
             return await asyncio.gather(*[later(*r) for r in batch])
 
-        for (prompt, params, _), got in zip(batch, asyncio.run(crowd()), strict=True):
-            assert same(got, alone(decoder, prompt, params, native))
-    finally:
-        torch.set_num_threads(before)
+        got = asyncio.run(crowd())
+    with computing(1, False):
+        for (prompt, params, _), one in zip(batch, got, strict=True):
+            assert same(one, alone(decoder, prompt, params, native))
 
 
 @both
@@ -175,12 +194,10 @@ def test_a_system_prompt_is_shared_across_groups():
     assert engine.counters.evicted == 0
 
 
-@pytest.mark.parametrize("threads", [1, 2])
-def test_several_ids_in_one_call_are_those_of_single_steps(threads, monkeypatch):
+@pytest.mark.parametrize(("threads", "team"), [(1, False), (2, False), (2, True), (3, True)])
+def test_several_ids_in_one_call_are_those_of_single_steps(threads, team, monkeypatch):
     """Rows that end by a stop id, by their limit and by the context, next to rows with forced ids that join later."""
     decoder = MODELS["two"]
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads)
 
     def play(most: int) -> tuple[list[Completion], int]:
         monkeypatch.setattr("phronesis.engine.runner.MOST_AHEAD", most)
@@ -201,10 +218,8 @@ def test_several_ids_in_one_call_are_those_of_single_steps(threads, monkeypatch)
 
         return asyncio.run(go()), len(calls)
 
-    try:
+    with computing(threads, team):
         (one, single), (many, fewer) = play(1), play(32)
-    finally:
-        torch.set_num_threads(before)
     assert all(same(a, b) for a, b in zip(one, many, strict=True))
     assert {c.finish.value for c in one} == {"stop", "length", "context"}
     assert fewer < single

@@ -10,6 +10,7 @@ import platform
 import shlex
 import subprocess
 import sys
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -221,6 +222,41 @@ def test_calls_from_two_threads_take_turns():
     with ThreadPoolExecutor(2) as pool:
         got = list(pool.map(lambda s: engine.score_many([s])[0], sequences * 4))
     assert got == want * 4
+
+
+@pytest.mark.parametrize("late", ["nobody", "the others", "the first"])
+@pytest.mark.parametrize("mlp_width", [64, 48])
+def test_a_team_goes_on_without_a_member_that_is_late(late, mlp_width, monkeypatch):
+    """Of three threads some come when the others are done: they find nothing to do, and nobody has waited for them."""
+    decoder = model(head_dim=16, heads=4, kv_heads=2, mlp_width=mlp_width)
+    prompts = [[(5 * i + t) % 70 for t in range(3 + 9 * i)] for i in range(6)]
+
+    async def all_of(engine):
+        asked = [engine.sample(p, SamplingParams(max_tokens=30, seed=i)) for i, p in enumerate(prompts)]
+        return [(c.ids, c.logprobs, c.entropies) for c in await asyncio.gather(*asked)]
+
+    want = asyncio.run(all_of(EmbeddedEngine(decoder, EngineConfig(native=True))))
+    for name in ("TEAM_PARAMETERS", "TEAM_ALONE", "TEAM_WORK", "UNFAIR"):
+        monkeypatch.setattr(f"phronesis.engine.native.compute.{name}", 0)
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    try:
+        engine = EmbeddedEngine(decoder, EngineConfig(native=True))
+        compute, seen = engine._runner.compute, []
+        inner = compute._step
+
+        def delayed(*a):
+            threads, index = a[-2:]
+            seen.append((threads, index))
+            if (late == "the others" and index) or (late == "the first" and not index):
+                time.sleep(0.02)
+            return inner(*a)
+
+        monkeypatch.setattr(compute, "_step", delayed)
+        assert asyncio.run(all_of(engine)) == want
+        assert set(seen) == {(3, 0), (3, 1), (3, 2)}
+    finally:
+        torch.set_num_threads(before)
 
 
 def test_between_two_advances_nothing_of_the_new_weights_is_seen():

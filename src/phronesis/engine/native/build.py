@@ -28,7 +28,7 @@ SOURCE = Path(__file__).with_name("step.c")
 FLAGS = ("-O3", "-std=gnu11", "-shared", "-fPIC", "-fno-math-errno", "-fno-trapping-math")
 TARGETS = ("-march=native", "-mcpu=native", "")
 """Tried in order; what a compiler calls its own processor differs."""
-INTERFACE = 4
+INTERFACE = 5
 """Of the structures in `compute`; `step.c` answers with its own."""
 PATIENCE = 120.0
 """Seconds a compiler may take."""

@@ -3,15 +3,17 @@
 Operator overhead, attention layout and sampling dominate small models; here weights stay in the processor's cache and
 nothing is launched. All weights are copied into the step's own order at `bind`, which costs a few decoded tokens, and only
 then: between two binds nothing the learner does is seen. Rows are independent, so threads take blocks of rows and never wait
-for one another; calls from several threads take turns.
+for one another, while the weights stay in each one's cache. Where they do not fit, or there are not rows enough, threads form
+a team: together through the same rows, each with its own panels of the weights and its own rows or heads of the attention, so
+that every weight is read by one of them. Bits do not depend on it. Calls from several threads take turns.
 """
 
 from __future__ import annotations
 
 import ctypes
 from bisect import bisect_left
-from concurrent.futures import ThreadPoolExecutor, wait
-from itertools import accumulate
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from itertools import accumulate, pairwise
 from threading import Lock
 from typing import NamedTuple, cast
 
@@ -33,10 +35,20 @@ MOST_PARAMETERS = 1 << 25
 """Larger models gain little (their products dominate) and would keep a second copy of many weights."""
 FEWEST_ROWS = 8
 """A thread is worth its start for at least this many rows."""
+TEAM_PARAMETERS = 6 << 20
+"""A model of this size is read from memory in every step, so that threads had better share the reading."""
+TEAM_ALONE = 2 << 20
+"""The same where rows are so few that only one thread would work."""
+UNFAIR = 1.15
+"""A team computes prompts when otherwise one thread would have so many times its share,"""
+TEAM_WORK = 1 << 25
+"""and tokens times parameters are at least this."""
+MOST_THREADS = 16
+"""Of a team; the same in `step.c`."""
 ORDER = 2
 """Number of the order in which the compiled step adds; counted up whenever the last bits of results change."""
 LINE = 16
-"""Numbers the processor's cache moves at once."""
+"""Numbers of four bytes the processor's cache moves at once."""
 POOL = 1 << 21
 """Numbers asked for at once for the copy of the weights."""
 
@@ -69,6 +81,14 @@ _DRAW = ("temperature", "uniform", "greedy", "force", "ids", "logprobs", "entrop
 
 class _DrawStruct(ctypes.Structure):
     _fields_ = [*((name, _PTR) for name in (*_DRAW, "over")), ("steps", _I64), ("stop_count", _I64)]
+
+
+class _Tokens(NamedTuple):
+    """What is computed, `[N]` each, contiguous; a step may change the first two."""
+
+    ids: NDArray[np.int64]
+    positions: NDArray[np.int64]
+    slots: NDArray[np.int64]
 
 
 class _Wanted(NamedTuple):
@@ -116,7 +136,7 @@ class NativeCompute:
         assert library is not None, "ask `obstacle` first"
         self.decoder = decoder
         self._step, self._pack = library.phronesis_step, library.phronesis_pack
-        self._step.argtypes = [_PTR, _PTR, _I64, _PTR, _PTR, _PTR, _PTR, _PTR, _I64]
+        self._step.argtypes = [_PTR, _PTR, _I64, _PTR, _PTR, _PTR, _PTR, _PTR, _I64, _PTR, _PTR, _I64, _I64]
         self._step.restype = _I64
         self._pack.argtypes, self._pack.restype = [_PTR, _I64, _I64, _PTR], None
         self._packed_size, self._scratch_size = library.phronesis_packed, library.phronesis_scratch
@@ -139,6 +159,7 @@ class NativeCompute:
             c.layers, c.width, c.heads, c.kv_heads, c.head_dim, c.mlp_width, c.vocab_size, c.norm_eps, int(c.qk_norm),
             self._layers,
         )  # fmt: skip
+        self._size = sum(p.numel() for p in decoder.parameters())
         self._load()
 
     def cache(self) -> KVCache:
@@ -178,9 +199,10 @@ class NativeCompute:
             np.empty(shape, np.int64), np.empty(shape, np.float32), np.empty(shape, np.float32), logits,
             rows.stops[inputs.slots], inputs.left,
         )  # fmt: skip
+        team = self._team(count)
         share = -(-count // min(torch.get_num_threads(), max(1, count // FEWEST_ROWS)))
-        cuts = [*range(0, count, share), count]
-        made = self._run(cache, inputs.tokens.copy(), inputs.at.copy(), inputs.slots, wanted, cuts)
+        cuts = [0, count] if team > 1 else [*range(0, count, share), count]
+        made = self._run(cache, _Tokens(inputs.tokens.copy(), inputs.at.copy(), inputs.slots), wanted, cuts, team)
         if logits is not None:
             settings = rows.settings_of(inputs.slots[filtered], vocab, self.decoder.device)
             part = [torch.as_tensor(a[filtered]) for a in (logits, uniform[:, 0], inputs.force)]
@@ -201,7 +223,7 @@ class NativeCompute:
         return wanted.logprobs
 
     def _pieces(self, cache: KVCache, pieces: list[Piece], wanted: _Wanted | None) -> None:
-        """Runs the tokens of pieces; a piece stays on one thread."""
+        """Runs the tokens of pieces; a piece stays on one thread, unless there are too few for all threads."""
         if not pieces:
             return
         sizes = [len(p.ids) for p in pieces]
@@ -211,28 +233,32 @@ class NativeCompute:
         count, parts = len(tokens), torch.get_num_threads()
         ends = list(accumulate(sizes))
         cuts = sorted({0, count, *(ends[bisect_left(ends, count * n // parts)] for n in range(1, parts))})
-        self._run(cache, tokens, positions, slots, wanted, cuts)
+        longest = max(end - at for at, end in pairwise(cuts))
+        unfair = longest * parts > UNFAIR * count and count * self._size >= TEAM_WORK
+        team = min(parts, MOST_THREADS) if unfair else 1
+        self._run(cache, _Tokens(tokens, positions, slots), wanted, [0, count] if team > 1 else cuts, team)
 
-    def _run(
-        self,
-        cache: KVCache,
-        tokens: NDArray[np.int64],
-        positions: NDArray[np.int64],
-        slots: NDArray[np.int64],
-        wanted: _Wanted | None,
-        cuts: list[int],
-    ) -> list[int]:
-        """The step over rows, cut into parts that may run at the same time; how many ids each part drew for its rows."""
+    def _team(self, count: int) -> int:
+        """Threads that go through the same rows together in a step."""
+        alone = count < 2 * FEWEST_ROWS
+        return min(torch.get_num_threads(), MOST_THREADS) if self._size >= (TEAM_ALONE if alone else TEAM_PARAMETERS) else 1
+
+    def _run(self, cache: KVCache, given: _Tokens, wanted: _Wanted | None, cuts: list[int], team: int) -> list[int]:
+        """The step over rows, cut into parts that may run at the same time, or as one part by a team; how many ids each part
+        drew for its rows."""
         with self._turn:
             held = _CacheStruct(
                 cache.keys.data_ptr(), cache.values.data_ptr(), cache.slots, cache.capacity,
                 cache.origin.ctypes.data, cache.shared.ctypes.data,
             )  # fmt: skip
-            self._reserve(cache.capacity, len(cuts) - 1)
+            calls = max(len(cuts) - 1, team)
+            self._reserve(cache.capacity, calls)
             over = np.zeros(1, np.int32)
+            shared = np.zeros((calls, (team + 2) * LINE), np.int64)
 
-            def part(n: int) -> int:
-                at, end = cuts[n], cuts[n + 1]
+            def call(n: int) -> int:
+                part, common = (0, 0) if team > 1 else (n, n)
+                at, end = cuts[part], cuts[part + 1]
                 sought = None if wanted is None else wanted.part(at, over)
                 made = cast(
                     "int",
@@ -240,27 +266,30 @@ class NativeCompute:
                         ctypes.byref(self._model),
                         ctypes.byref(held),
                         end - at,
-                        tokens.ctypes.data + 8 * at,
-                        positions.ctypes.data + 8 * at,
-                        slots.ctypes.data + 8 * at,
+                        *(8 * at + a.ctypes.data for a in given),
                         None if sought is None else ctypes.byref(sought),
                         self._scratch[n].ctypes.data,
                         self._scratch[n].size,
+                        self._scratch[common].ctypes.data,
+                        shared[part].ctypes.data,
+                        team,
+                        n if team > 1 else 0,
                     ),
                 )
                 assert made >= 0, f"part {n} has {self._scratch[n].size} floats of scratch memory, which is too little"
                 return made
 
-            if len(cuts) == 2:
-                return [part(0)]
+            if calls == 1:
+                return [call(0)]
             if self._threads is None:
                 self._threads = ThreadPoolExecutor(max(1, torch.get_num_threads() - 1), "phronesis-step")
-            others = [self._threads.submit(part, n) for n in range(1, len(cuts) - 1)]
+            others: list[Future[int]] = []
             try:
-                first = part(0)
+                others += [self._threads.submit(call, n) for n in range(1, calls)]
+                first = call(0)
             finally:
                 wait(others)  # whatever happens here, nobody may still write into what the caller frees
-            return [first, *(other.result() for other in others)]
+            return [first, *(other.result() for other in others)][: len(cuts) - 1]
 
     def _take(self, size: int) -> NDArray[np.float32]:
         """Memory for weights, in large pages, aligned to a line: what is asked for in turn lies together."""

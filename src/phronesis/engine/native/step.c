@@ -6,6 +6,7 @@
 
    Weights are packed in panels of NW outputs, [panel][inner][NW], so that a tile of rows x NW outputs stays in registers.
    Rows are computed in blocks of at most BLOCK, each through all layers; a block may hold several tokens of one slot, in order.
+   Several threads may go through one block together: each takes panels of a product, rows or heads of the attention.
    While a row's head attends, the keys and values of the next one are fetched; while a panel is used, the next panel is.
 
    Shapes: R rows, D width, H query heads, J key/value heads, E head size, M inner width, V vocabulary, T token capacity. */
@@ -14,6 +15,9 @@
 #include <string.h>
 #if defined(__linux__)
 #include <sys/mman.h>
+#endif
+#if defined(__unix__) || defined(__APPLE__)
+#include <sched.h>
 #endif
 
 #if defined(__AVX512F__)
@@ -28,6 +32,9 @@
 #define CHUNK 64 /* probabilities between two stored partial sums */
 #define QUERIES (VL / 2) /* that look at the same keys and values together */
 #define MOST_WAYS 8 /* interleaved sums over the keys */
+#define MOST_THREADS 16
+#define LINE 8 /* 64-bit numbers that the cache moves at once */
+#define ENOUGH 24576 /* rows times inner size for which one panel is worth taking */
 
 typedef float vec __attribute__((vector_size(4 * VL)));
 typedef int32_t ivec __attribute__((vector_size(4 * VL)));
@@ -209,21 +216,91 @@ static const Tile single[] = {single_1, single_2, single_3, single_4, single_5, 
 static const Tile paired[] = {paired_1, paired_2, paired_3};
 #endif
 
-/* c[R, N] = a[R, K] · weightᵀ (+ bias) (+ c); ldc is at least N rounded up to NW, and so is the bias. */
-static void product(int64_t rows, int64_t inner, int64_t outputs, const float *a, int64_t lda, const float *packed, float *c,
-                    int64_t ldc, const float *bias, int add) {
-  int64_t n = 0, parts = (rows + TALL - 1) / TALL, height = (rows + parts - 1) / parts;
+/* A matrix in panels and where its outputs go. */
+typedef struct {
+  int64_t inner, outputs;
+  const float *packed, *bias;
+  int add;
+} Matrix;
+
+/* Outputs [first, end) of c[R, N] = a[R, K] · weightᵀ (+ bias) (+ c); `first` is a multiple of NW, and so is `end` or it is N.
+   ldc is at least N rounded up to NW, and so is the bias. At the end what lies at `after` is fetched. */
+static void product(int64_t rows, const Matrix *w, int64_t first, int64_t end, const float *a, int64_t lda, float *c, int64_t ldc,
+                    const float *after) {
+  int64_t n = first, inner = w->inner, parts = (rows + TALL - 1) / TALL, height = (rows + parts - 1) / parts;
   int64_t stride = sizeof(float) * NW / parts; /* the next panel, in equal parts */
   if (rows <= PAIRED)
-    for (; n + 2 * NW <= up(outputs, NW); n += 2 * NW)
-      paired[rows - 1](a, lda, packed + n * inner, inner, c + n, ldc, bias ? bias + n : 0, add, 0, 0);
-  for (; n < outputs; n += NW) {
-    const float *panel = packed + n * inner;
-    const char *soon = (const char *)(panel + inner * NW);
+    for (; n + 2 * NW <= up(end, NW); n += 2 * NW)
+      paired[rows - 1](a, lda, w->packed + n * inner, inner, c + n, ldc, w->bias ? w->bias + n : 0, w->add, 0, 0);
+  for (; n < end; n += NW) {
+    const float *panel = w->packed + n * inner;
+    const char *soon = (const char *)(n + NW < end ? panel + inner * NW : after);
     for (int64_t r = 0; r < rows; r += height, soon += stride * inner)
-      single[(rows - r < height ? rows - r : height) - 1](a + r * lda, lda, panel, inner, c + r * ldc + n, ldc, bias ? bias + n : 0,
-                                                          add, soon, stride);
+      single[(rows - r < height ? rows - r : height) - 1](a + r * lda, lda, panel, inner, c + r * ldc + n, ldc,
+                                                          w->bias ? w->bias + n : 0, w->add, soon, stride);
   }
+}
+
+/* ---- work shared by threads ---- */
+
+/* Threads that go through the same rows together. All open the same phases in the same order, each of some units of work.
+   Every thread has its own range of them and, when that is empty, takes from the others', so that one that is late or held up
+   keeps the others waiting for one unit at most. `shared` holds zeros at first: how many units are done, in which step a row
+   ended, and how many units are taken of each thread's ranges, a line apart. */
+typedef struct {
+  int64_t threads, index, *shared, opened;
+  int64_t first[MOST_THREADS], from[MOST_THREADS], to[MOST_THREADS];
+} Team;
+
+#define DONE(t) ((t)->shared)
+#define ENDED(t) ((t)->shared + LINE)
+#define TAKEN(t, i) ((t)->shared + (2 + (i)) * LINE)
+
+/* Begins a phase. */
+static void open_phase(Team *t, int64_t units) {
+  for (int64_t i = 0; i < t->threads; i++) {
+    t->first[i] = units * i / t->threads;
+    t->from[i] = t->to[i];
+    t->to[i] += units * (i + 1) / t->threads - t->first[i];
+  }
+  t->opened += units;
+}
+
+/* A unit of the phase that nobody has taken, or -1. */
+static int64_t take(Team *t) {
+  for (int64_t i = 0; i < t->threads; i++) {
+    int64_t whose = t->index + i < t->threads ? t->index + i : t->index + i - t->threads;
+    int64_t taken = __atomic_load_n(TAKEN(t, whose), __ATOMIC_ACQUIRE);
+    while (taken < t->to[whose])
+      if (__atomic_compare_exchange_n(TAKEN(t, whose), &taken, taken + 1, 0, __ATOMIC_ACQ_REL, __ATOMIC_ACQUIRE))
+        return t->first[whose] + taken - t->from[whose];
+  }
+  return -1;
+}
+
+static void give(Team *t) { __atomic_fetch_add(DONE(t), 1, __ATOMIC_RELEASE); }
+
+/* Waits until all units of the phase are done. */
+static void settle(Team *t) {
+  for (int64_t spins = 0; __atomic_load_n(DONE(t), __ATOMIC_ACQUIRE) < t->opened; spins++) {
+#if defined(__x86_64__) || defined(__i386__)
+    __builtin_ia32_pause();
+#endif
+#if defined(__unix__) || defined(__APPLE__)
+    if (spins > 200) sched_yield();
+#endif
+  }
+}
+
+#define SHARE(t, units, u) for (int64_t u = (open_phase(t, units), take(t)); u >= 0; give(t), u = take(t))
+
+/* Panels one thread takes at a time. */
+static int64_t grain(const Team *t, int64_t rows, const Matrix *w) {
+  int64_t panels = up(w->outputs, NW) / NW, least = rows <= PAIRED ? 2 : 1;
+  if (t->threads == 1) return panels;
+  int64_t some = ENOUGH / (rows * w->inner), fair = panels / (4 * t->threads);
+  some = some < fair ? some : fair;
+  return some > least ? some : least;
 }
 
 /* ---- pieces of a layer ---- */
@@ -584,44 +661,53 @@ void phronesis_large(void *memory, int64_t bytes) {
 }
 
 /* Changes whenever a structure or an argument does; build.py expects the same number. */
-int64_t phronesis_interface(void) { return 4; }
+int64_t phronesis_interface(void) { return 5; }
 
 /* Rows that go through the layers together, and the scratch memory they use. */
 typedef struct {
   int64_t rows;
-  const int64_t *positions, *slots;
+  const int64_t *tokens, *positions, *slots;
+  Team *team;
   float *x, *h, *qkv, *mixed, *inner, *spread, *begun, *weights, *logits;
   double *sums;
   int64_t ldx, ldq, ldm, ldi, ldv, ldw;
 } Block;
 
-/* Queries, keys and values of a layer; the last two go to the cache. */
-static void project(const Model *m, const Cache *cache, int64_t n, const Block *s) {
-  const Layer *w = m->layer + n;
-  const int64_t E = m->head_dim, J = m->kv_heads, H = m->heads, T = cache->capacity;
-  for (int64_t r = 0; r < s->rows; r++) norm(s->x + r * s->ldx, w->attn_norm, m->width, m->eps, s->h + r * s->ldx);
-  product(s->rows, m->width, (H + 2 * J) * E, s->h, s->ldx, w->qkv, s->qkv, s->ldq, w->qkv_bias, 0);
-  for (int64_t r = 0; r < s->rows; r++) {
-    int64_t at = s->positions[r], line = (n * cache->slots + s->slots[r]) * J;
-    const float *cosine = m->cos + at * E, *sine = m->sin + at * E;
-    float *row = s->qkv + r * s->ldq, *one = s->weights;
-    for (int64_t h = 0; h < H + J; h++) {
-      const float *scale = w->qk_scale + h * E;
-      if (m->qk_norm)
-        norm(row + h * E, scale, E, m->eps, one);
-      else
-        for (int64_t e = 0; e < E; e++) one[e] = row[h * E + e] * scale[e];
-      turn(one, cosine, sine, E, row + h * E);
-    }
-    for (int64_t j = 0; j < J; j++) {
-      float *keys = cache->keys + (line + j) * E * T + at / GROUP * GROUP * E, *key = row + (H + j) * E;
-      if (E % 4)
-        for (int64_t e = 0; e < E; e++) keys[at % GROUP + e * GROUP] = key[e];
-      else
-        for (int64_t e = 0; e < E; e += 4) memcpy(keys + at % GROUP * 4 + e * GROUP, key + e, 4 * sizeof(float));
-      memcpy(cache->values + ((line + j) * T + at) * E, row + (H + J + j) * E, sizeof(float) * E);
-    }
+/* c (+)= norm(x) · weightᵀ, the norm only by those who have part in it; or without a norm, of `a`. */
+static void multiply(const Block *s, const Model *m, const float *weight, const float *a, int64_t lda, Matrix w, float *c, int64_t ldc) {
+  int64_t some = grain(s->team, s->rows, &w), panels = up(w.outputs, NW) / NW, ready = !weight;
+  SHARE(s->team, (panels + some - 1) / some, u) {
+    int64_t first = u * some * NW, end = first + some * NW < w.outputs ? first + some * NW : w.outputs;
+    if (!ready)
+      for (int64_t r = 0; r < s->rows; r++) norm(s->x + r * s->ldx, weight, m->width, m->eps, s->h + r * s->ldx);
+    ready = 1;
+    product(s->rows, &w, first, end, a, lda, c, ldc, w.packed + up(end, NW) * w.inner);
   }
+  settle(s->team);
+}
+
+/* Turns the queries and the key of row r that belong to key/value head j of layer n; key and value go to the cache. */
+static void enter(const Model *m, const Cache *cache, int64_t n, const Block *s, int64_t r, int64_t j) {
+  const Layer *w = m->layer + n;
+  const int64_t E = m->head_dim, J = m->kv_heads, H = m->heads, T = cache->capacity, groups = H / J;
+  int64_t at = s->positions[r], line = (n * cache->slots + s->slots[r]) * J + j;
+  const float *cosine = m->cos + at * E, *sine = m->sin + at * E;
+  float *row = s->qkv + r * s->ldq, *one = s->weights;
+  for (int64_t i = 0; i <= groups; i++) {
+    int64_t h = i < groups ? j * groups + i : H + j;
+    const float *scale = w->qk_scale + h * E;
+    if (m->qk_norm)
+      norm(row + h * E, scale, E, m->eps, one);
+    else
+      for (int64_t e = 0; e < E; e++) one[e] = row[h * E + e] * scale[e];
+    turn(one, cosine, sine, E, row + h * E);
+  }
+  float *keys = cache->keys + line * E * T + at / GROUP * GROUP * E, *key = row + (H + j) * E;
+  if (E % 4)
+    for (int64_t e = 0; e < E; e++) keys[at % GROUP + e * GROUP] = key[e];
+  else
+    for (int64_t e = 0; e < E; e += 4) memcpy(keys + at % GROUP * 4 + e * GROUP, key + e, 4 * sizeof(float));
+  memcpy(cache->values + (line * T + at) * E, row + (H + J + j) * E, sizeof(float) * E);
 }
 
 /* What the queries of a row that share key/value head j look at, in layer n. */
@@ -641,81 +727,93 @@ static int64_t run_at(const Block *s, int64_t r) {
   return end - r;
 }
 
-/* The rows of a run, in layer n. */
-static void attend_run(const Model *m, const Cache *cache, int64_t n, const Block *s, int64_t r, int64_t rows) {
-  const int64_t E = m->head_dim, J = m->kv_heads, groups = m->heads / J, units = rows * groups;
-  for (int64_t j = 0; j < J; j++) {
-    Seen seen = seen_by(m, cache, n, s, r, j);
-    for (int64_t first = 0; first < units; first += QUERIES) {
-      Queries all;
-      for (int64_t i = 0; i < QUERIES; i++) { /* the last one again where there are not enough */
-        int64_t unit = first + i < units ? first + i : units - 1, row = r + unit / groups, h = j * groups + unit % groups;
-        all.q[i] = s->qkv + row * s->ldq + h * E, all.out[i] = s->mixed + row * s->ldm + h * E;
-        all.count[i] = s->positions[row] + 1;
-      }
-      attend_many(&all, &seen, E, s->spread, s->weights, s->ldw, s->begun);
-    }
+/* Queries of a run for key/value head j, QUERIES of them from `first` on, in layer n. */
+static void attend_run(const Model *m, const Cache *cache, int64_t n, const Block *s, int64_t r, int64_t rows, int64_t j, int64_t first) {
+  const int64_t E = m->head_dim, groups = m->heads / m->kv_heads, units = rows * groups;
+  Seen seen = seen_by(m, cache, n, s, r, j);
+  Queries all;
+  for (int64_t i = 0; i < QUERIES; i++) { /* the last one again where there are not enough */
+    int64_t unit = first + i < units ? first + i : units - 1, row = r + unit / groups, h = j * groups + unit % groups;
+    all.q[i] = s->qkv + row * s->ldq + h * E, all.out[i] = s->mixed + row * s->ldm + h * E;
+    all.count[i] = s->positions[row] + 1;
   }
+  attend_many(&all, &seen, E, s->spread, s->weights, s->ldw, s->begun);
 }
 
-static void attention(const Model *m, const Cache *cache, int64_t n, const Block *s) {
+/* Rows of different slots: some pairs of row and key/value head, numbered row by row. */
+static void attend_rows(const Model *m, const Cache *cache, int64_t n, const Block *s, int64_t first, int64_t end) {
   const int64_t E = m->head_dim, J = m->kv_heads, groups = m->heads / J;
-  Seen next = seen_by(m, cache, n, s, 0, 0);
-  for (int64_t r = 0, rows; r < s->rows; r += rows) {
-    rows = can_group(E) ? run_at(s, r) : 1;
-    if (rows > 1) attend_run(m, cache, n, s, r, rows);
-    for (int64_t j = 0; j < J; j++) {
-      int64_t last = j == J - 1, after = r + rows;
-      Seen seen = next;
-      if (!last || after < s->rows) next = seen_by(m, cache, n, s, last ? after : r, last ? 0 : j + 1);
-      if (rows > 1) continue;
-      for (int64_t h = j * groups; h < (j + 1) * groups; h++)
-        attend(s->qkv + r * s->ldq + h * E, &seen, &next, s->positions[r] + 1, E, s->spread, s->weights, s->mixed + r * s->ldm + h * E);
-    }
+  Seen next = seen_by(m, cache, n, s, first / J, first % J);
+  for (int64_t unit = first; unit < end; unit++) {
+    int64_t r = unit / J, j = unit % J;
+    Seen seen = next;
+    if (unit + 1 < s->rows * J) next = seen_by(m, cache, n, s, (unit + 1) / J, (unit + 1) % J);
+    for (int64_t h = j * groups; h < (j + 1) * groups; h++)
+      attend(s->qkv + r * s->ldq + h * E, &seen, &next, s->positions[r] + 1, E, s->spread, s->weights, s->mixed + r * s->ldm + h * E);
   }
 }
 
-/* The rest of a layer after attention. */
-static void finish(const Model *m, int64_t n, const Block *s) {
-  const Layer *w = m->layer + n;
-  product(s->rows, m->heads * m->head_dim, m->width, s->mixed, s->ldm, w->o, s->x, s->ldx, w->o_bias, 1);
-  for (int64_t r = 0; r < s->rows; r++) norm(s->x + r * s->ldx, w->mlp_norm, m->width, m->eps, s->h + r * s->ldx);
-  product(s->rows, m->width, 2 * m->mlp, s->h, s->ldx, w->gate_up, s->inner, s->ldi, w->gate_up_bias, 0);
-  for (int64_t r = 0; r < s->rows; r++) gated(s->inner + r * s->ldi, s->inner + r * s->ldi + m->mlp, m->mlp);
-  product(s->rows, m->mlp, m->width, s->inner, s->ldi, w->down, s->x, s->ldx, w->down_bias, 1);
+/* Enters keys and values of layer n into the cache and, unless it is the last thing to do, attends. */
+static void attention(const Model *m, const Cache *cache, int64_t n, const Block *s, int only_enter) {
+  const int64_t J = m->kv_heads, groups = m->heads / J, pairs = s->rows * J;
+  const int grouped = can_group(m->head_dim);
+  int64_t tiles = 0, runs = 0;
+  for (int64_t r = 0, rows; r < s->rows; r += rows, runs++) {
+    rows = run_at(s, r);
+    tiles += rows > 1 && grouped ? J * ((rows * groups + QUERIES - 1) / QUERIES) : rows * J;
+  }
+  if (runs == s->rows && !only_enter) { /* nobody looks at what another row enters */
+    int64_t some = s->team->threads == 1 ? pairs : s->rows >= 4 * s->team->threads ? J : 1;
+    SHARE(s->team, (pairs + some - 1) / some, u) {
+      int64_t end = (u + 1) * some < pairs ? (u + 1) * some : pairs;
+      for (int64_t unit = u * some; unit < end; unit++) enter(m, cache, n, s, unit / J, unit % J);
+      attend_rows(m, cache, n, s, u * some, end);
+    }
+    settle(s->team);
+    return;
+  }
+  SHARE(s->team, s->rows, r)
+    for (int64_t j = 0; j < J; j++) enter(m, cache, n, s, r, j);
+  settle(s->team);
+  if (only_enter) return;
+  int64_t r = 0, before = 0; /* the run of the last unit, and the units before it */
+  SHARE(s->team, tiles, u) {
+    int64_t rows, count;
+    if (u < before) r = before = 0;
+    for (;; r += rows, before += count) {
+      rows = run_at(s, r);
+      count = rows > 1 && grouped ? J * ((rows * groups + QUERIES - 1) / QUERIES) : rows * J;
+      if (u < before + count) break;
+    }
+    int64_t inside = u - before, each = count / J;
+    if (rows > 1 && grouped)
+      attend_run(m, cache, n, s, r, rows, inside / each, inside % each * QUERIES);
+    else
+      attend_rows(m, cache, n, s, r * J + inside, r * J + inside + 1);
+  }
+  settle(s->team);
 }
 
-static void head(const Model *m, int64_t first, const Draw *d, int64_t step, const Block *s) {
-  for (int64_t r = 0; r < s->rows; r++) norm(s->x + r * s->ldx, m->final_norm, m->width, m->eps, s->h + r * s->ldx);
-  product(s->rows, m->width, m->vocab, s->h, s->ldx, m->head, s->logits, s->ldv, 0, 0);
-  for (int64_t r = 0; r < s->rows; r++) {
-    int64_t i = first + r, at = i * d->steps + step;
-    float *x = s->logits + r * s->ldv;
-    if (d->logits) memcpy(d->logits + i * m->vocab, x, sizeof(float) * m->vocab);
-    draw(x, m->vocab, d->temperature[i], d->uniform[at], d->greedy[i], d->force[i], s->weights, s->sums, d->ids + at,
-         d->logprobs + at, d->entropies + at);
-  }
-}
-
-/* One pass over `count` rows. */
-static void pass(const Model *m, const Cache *cache, int64_t count, const int64_t *tokens, const int64_t *positions,
-                 const int64_t *slots, const Draw *d, int64_t step, Block *s) {
-  int64_t blocks = (count + BLOCK - 1) / BLOCK, share = blocks ? (count + blocks - 1) / blocks : 0;
-  for (int64_t first = 0; first < count; first += share) {
-    s->rows = count - first < share ? count - first : share;
-    s->positions = positions + first, s->slots = slots + first;
-    for (int64_t r = 0; r < s->rows; r++) {
-      memcpy(s->x + r * s->ldx, m->embed + tokens[first + r] * m->width, sizeof(float) * m->width);
-      memset(s->x + r * s->ldx + m->width, 0, sizeof(float) * (s->ldx - m->width));
+/* SiLU(gate) · up of layer n. */
+static void expand(const Model *m, int64_t n, const Block *s) {
+  const Layer *l = m->layer + n;
+  const Matrix w = {m->width, 2 * m->mlp, l->gate_up, l->gate_up_bias, 0}, gate = {m->width, m->mlp, l->gate_up, l->gate_up_bias, 0};
+  int64_t panels = up(m->mlp, NW) / NW, some = grain(s->team, s->rows, &gate), ready = 0;
+  if (m->mlp % NW) some = panels; /* a panel holds both */
+  SHARE(s->team, (panels + some - 1) / some, u) {
+    int64_t first = u * some * NW, end = first + some * NW < m->mlp ? first + some * NW : m->mlp;
+    if (!ready)
+      for (int64_t r = 0; r < s->rows; r++) norm(s->x + r * s->ldx, l->mlp_norm, m->width, m->eps, s->h + r * s->ldx);
+    ready = 1;
+    if (some == panels) {
+      product(s->rows, &w, 0, 2 * m->mlp, s->h, s->ldx, s->inner, s->ldi, l->down);
+    } else {
+      product(s->rows, &w, first, end, s->h, s->ldx, s->inner, s->ldi, w.packed + (m->mlp + first) * m->width);
+      product(s->rows, &w, m->mlp + first, m->mlp + end, s->h, s->ldx, s->inner, s->ldi, w.packed + end * m->width);
     }
-    for (int64_t n = 0; n < m->layers; n++) {
-      project(m, cache, n, s);
-      if (!d && n == m->layers - 1) break;
-      attention(m, cache, n, s);
-      finish(m, n, s);
-    }
-    if (d) head(m, first, d, step, s);
+    for (int64_t r = 0; r < s->rows; r++) gated(s->inner + r * s->ldi + first, s->inner + r * s->ldi + m->mlp + first, end - first);
   }
+  settle(s->team);
 }
 
 /* Whether a row ends with the id just drawn, its `made`-th. */
@@ -726,36 +824,87 @@ static int ends(const Draw *d, int64_t row, int64_t id, int64_t made) {
   return 0;
 }
 
+/* What follows rows from `first` on; when there is another step, it goes on with that. */
+static void head(const Model *m, int64_t first, int64_t *tokens, int64_t *positions, const Draw *d, int64_t step, const Block *s) {
+  multiply(s, m, m->final_norm, s->h, s->ldx, (Matrix){m->width, m->vocab, m->head, 0, 0}, s->logits, s->ldv);
+  SHARE(s->team, s->rows, r) {
+    int64_t i = first + r, at = i * d->steps + step;
+    float *x = s->logits + r * s->ldv;
+    if (d->logits) memcpy(d->logits + i * m->vocab, x, sizeof(float) * m->vocab);
+    draw(x, m->vocab, d->temperature[i], d->uniform[at], d->greedy[i], d->force[i], s->weights, s->sums, d->ids + at,
+         d->logprobs + at, d->entropies + at);
+    if (step + 1 < d->steps) {
+      tokens[i] = d->ids[at], positions[i]++;
+      if (ends(d, i, tokens[i], step + 1)) {
+        __atomic_store_n(d->over, 1, __ATOMIC_RELAXED);
+        __atomic_store_n(ENDED(s->team), step + 1, __ATOMIC_RELAXED);
+      }
+    }
+  }
+  settle(s->team);
+}
+
+/* One pass over `count` rows. */
+static void pass(const Model *m, const Cache *cache, int64_t count, int64_t *tokens, int64_t *positions, const int64_t *slots,
+                 const Draw *d, int64_t step, Block *s) {
+  const int64_t E = m->head_dim, H = m->heads, J = m->kv_heads;
+  int64_t blocks = (count + BLOCK - 1) / BLOCK, share = blocks ? (count + blocks - 1) / blocks : 0;
+  for (int64_t first = 0; first < count; first += share) {
+    s->rows = count - first < share ? count - first : share;
+    s->positions = positions + first, s->slots = slots + first;
+    SHARE(s->team, s->rows, r) {
+      memcpy(s->x + r * s->ldx, m->embed + tokens[first + r] * m->width, sizeof(float) * m->width);
+      memset(s->x + r * s->ldx + m->width, 0, sizeof(float) * (s->ldx - m->width));
+    }
+    settle(s->team);
+    for (int64_t n = 0; n < m->layers; n++) {
+      const Layer *w = m->layer + n;
+      const int last = !d && n == m->layers - 1;
+      multiply(s, m, w->attn_norm, s->h, s->ldx, (Matrix){m->width, (H + 2 * J) * E, w->qkv, w->qkv_bias, 0}, s->qkv, s->ldq);
+      attention(m, cache, n, s, last);
+      if (last) break;
+      multiply(s, m, 0, s->mixed, s->ldm, (Matrix){H * E, m->width, w->o, w->o_bias, 1}, s->x, s->ldx);
+      expand(m, n, s);
+      multiply(s, m, 0, s->inner, s->ldi, (Matrix){m->mlp, m->width, w->down, w->down_bias, 1}, s->x, s->ldx);
+    }
+    if (d) head(m, first, tokens, positions, d, step, s);
+  }
+}
+
 /* Computes R tokens and writes their keys and values; several tokens of a slot come in order of position.
    With `d` also draws what follows each of them, up to d->steps times, each time continuing with what was drawn (one token a
-   slot then; `tokens` and `positions` go along), until a row of any call with the same d->over ends; without, the last layer stops at its keys and values.
+   slot then; `tokens` and `positions` go along), until a row of any call with the same d->over ends; without, the last layer
+   stops at its keys and values.
+   `threads` calls with the same arguments but `index` and `scratch` work together: `shared` then points to zeros, LINE for
+   each of them and two more, and `common` to the scratch memory of one of them. They return the same.
    Returns how many times it drew (0 without `d`), or -1 when the scratch memory of `room` floats is too small and nothing was
    done. */
 int64_t phronesis_step(const Model *m, const Cache *cache, int64_t count, int64_t *tokens, int64_t *positions,
-                       const int64_t *slots, const Draw *d, float *scratch, int64_t room) {
-  if (room < phronesis_scratch(m, cache->capacity)) return -1;
+                       const int64_t *slots, const Draw *d, float *scratch, int64_t room, float *common, int64_t *shared,
+                       int64_t threads, int64_t index) {
+  if (room < phronesis_scratch(m, cache->capacity) || threads > MOST_THREADS) return -1;
   Sizes z = sizes_of(m, cache->capacity);
-  Block s;
+  Team team = {.threads = threads, .index = index, .shared = shared};
+  Block s = {.team = &team};
   float *at = (float *)(((uintptr_t)scratch + 63) & ~(uintptr_t)63);
   s.sums = (double *)at, at += up(z.sums, VL);
-  s.x = at, at += z.x;
   s.h = at, at += z.h;
-  s.qkv = at, at += z.qkv;
-  s.mixed = at, at += z.mixed;
-  s.inner = at, at += z.inner;
   s.spread = at, at += z.spread;
   s.begun = at, at += z.begun;
   s.weights = at, at += up(z.weights, VL);
+  at = (float *)(((uintptr_t)common + 63) & ~(uintptr_t)63) + (at - (float *)(((uintptr_t)scratch + 63) & ~(uintptr_t)63));
+  s.x = at, at += z.x;
+  s.qkv = at, at += z.qkv;
+  s.mixed = at, at += z.mixed;
+  s.inner = at, at += z.inner;
   s.logits = at;
   s.ldx = z.x / BLOCK, s.ldq = z.qkv / BLOCK, s.ldm = z.mixed / BLOCK, s.ldi = z.inner / BLOCK, s.ldv = z.logits / BLOCK, s.ldw = z.ldw;
-  int64_t made = 0;
+  int64_t made = 0, over = 0;
   do {
     pass(m, cache, count, tokens, positions, slots, d, made, &s);
     if (!d || ++made == d->steps) break;
-    for (int64_t i = 0; i < count; i++) {
-      tokens[i] = d->ids[i * d->steps + made - 1], positions[i]++;
-      if (ends(d, i, tokens[i], made)) __atomic_store_n(d->over, 1, __ATOMIC_RELAXED);
-    }
-  } while (!__atomic_load_n(d->over, __ATOMIC_RELAXED));
+    int64_t ended = __atomic_load_n(ENDED(&team), __ATOMIC_RELAXED); /* by a faster thread perhaps in a later step */
+    over = threads == 1 ? __atomic_load_n(d->over, __ATOMIC_RELAXED) : ended && ended <= made;
+  } while (!over);
   return made;
 }
