@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
+import signal
 from typing import Annotated
 
 import typer
 
 from phronesis.cli.output import AsJson, examples, new_app, say, say_json, table
 from phronesis.config import arguments
+from phronesis.env import EnvSpec
 from phronesis.envs import registry
+from phronesis.envs.adapters.openenv.server import serving
 from phronesis.envs.check import render, run_check
-from phronesis.errors import UnknownName
+from phronesis.errors import ConfigError, UnknownName
 
 app = new_app()
 
@@ -21,10 +25,11 @@ app = new_app()
         "phronesis env list --json",
         "phronesis env check ledger",
         "phronesis env check my_pkg.my_env:make size=4",
+        "phronesis env serve countdown --openenv",
     )
 )
 def env() -> None:
-    """List environments, or check that one keeps its promises."""
+    """List environments, check that one keeps its promises, or serve one to others."""
 
 
 @app.command("list", epilog=examples("phronesis env list", "phronesis env list --json"))
@@ -71,3 +76,34 @@ def check_environment(
         say(render(report))
     if not report.ok:
         raise typer.Exit(1)
+
+
+@app.command(
+    "serve",
+    epilog=examples("phronesis env serve countdown --openenv", "phronesis env serve guess size=20 --openenv --port 0"),
+)
+def serve_environment(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Environment name or package.module:make.")],
+    dials: Annotated[list[str] | None, typer.Argument(metavar="DIAL=VALUE", help="The environment's arguments.")] = None,
+    openenv: Annotated[bool, typer.Option("--openenv", help="In OpenEnv's protocol, over a WebSocket.")] = False,
+    port: Annotated[int, typer.Option(help="Of this machine; 0 takes a free one.")] = 8400,
+    sessions: Annotated[int, typer.Option(help="Episodes at once.")] = 64,
+    as_json: AsJson = False,
+) -> None:
+    """Serve an environment to clients of other makes on this machine. Ends with Ctrl-C."""
+    if not openenv:
+        raise ConfigError("say in which protocol to serve: --openenv")
+    spec = registry.get(name, arguments(dials or []))
+    asyncio.run(_serve(spec, port, sessions, as_json))
+
+
+async def _serve(spec: EnvSpec, port: int, sessions: int, as_json: bool) -> None:
+    stop, loop = asyncio.Event(), asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, stop.set)
+    async with serving(spec, port=port, most=sessions) as address:
+        if as_json:
+            say_json({"address": address, "env": spec.name})
+        else:
+            say(f"serving {spec.name} at {address}; an OpenEnv client connects to it. Ctrl-C stops.")
+        await stop.wait()

@@ -34,6 +34,7 @@ class Listing(NamedTuple):
 
 
 _TEXT = "phronesis.envs.adapters.toy_text"
+_ADAPTERS = "phronesis.envs.adapters"
 _PROBE = "Learning probe: "
 
 BUILT_IN = (
@@ -63,6 +64,14 @@ BUILT_IN = (
 """Environments that come with the package."""
 OUTSIDE = Listing("outside", "phronesis.envs.outside:make", "A world that agents outside bring with them")
 """Known by name, too, and not among those there are to play."""
+CATALOGUES = (
+    Listing("reasoning_gym", f"{_ADAPTERS}.reasoning_gym:make", "reasoning-gym: 106 generators of problems, dataset=NAME"),
+    Listing("openenv", f"{_ADAPTERS}.openenv.client:make", "A world behind an OpenEnv server, url=ws://…"),
+    Listing("textarena", f"{_ADAPTERS}.textarena:make", "TextArena: text games for one or two players, game=NAME"),
+    Listing("verifiers", f"{_ADAPTERS}.verifiers:taskset", "A taskset of verifiers v1, module=NAME or FILE"),
+    Listing("verifiers_v0", f"{_ADAPTERS}.verifiers:environment", "A module with load_environment, of verifiers v0"),
+)
+"""Catalogues that people already have. Known by name; what they play is installed apart, with ``phronesis catalogue setup``."""
 ROWS = Listing("rows", "phronesis.envs.rows:make", "Your own file of prompts and answers, with a judge: path=FILE")
 """Known by name, too, and nothing without a file."""
 
@@ -87,7 +96,7 @@ def get(name: str, args: Mapping[str, object] | None = None) -> EnvSpec:
             `EnvSpec`.
     """
     args = dict(args or {})
-    known = {listing.name: listing.path for listing in (*names(), OUTSIDE, ROWS)}
+    known = {listing.name: listing.path for listing in (*names(), *CATALOGUES, OUTSIDE, ROWS)}
     if ":" in name:
         path = name
     elif name in known:
