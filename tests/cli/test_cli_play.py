@@ -125,3 +125,16 @@ def test_a_broken_promise_is_exit_code_1(run: Run, tmp_path: object, monkeypatch
     )
     seen = run("env", "check", "liar_for_cli:make")
     assert seen.code == 1 and seen.out.startswith("liar: FAILED") and "promised 2.000" in seen.out
+
+
+def test_at_a_shell_a_line_is_a_command(run: Run):
+    typed = "/help\necho one; echo two\nshell echo three\n[ 1 = 1 ] && echo 'f o  u r'\nprintf 'a\\033[31mb'\nfalse\n/done\n"
+    seen = run("play", "terminal", stdin=typed)
+    assert "Every line is a command" in seen.out and "COMMAND              runs it" in seen.out
+    assert "\none\ntwo\nthree\nf o  u r\na␛[31mb\n[exit status 1]\n" in seen.out
+    assert "score 0 (no success) after 6 turns of at most 20" in seen.out
+
+
+def test_a_command_line_with_command_in_it_is_run_as_it_is(run: Run):
+    seen = run("play", "terminal", stdin="echo command=1; x=2; echo $x\n/say it is done\n")
+    assert "\ncommand=1\n2\n" in seen.out and "after 2 turns" in seen.out

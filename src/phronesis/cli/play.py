@@ -26,7 +26,8 @@ from phronesis.errors import ConfigError, EnvFault, UnknownName
 from phronesis.records import Episode, Message, Reply, Task, ToolCall, ToolSpec
 from phronesis.records import say as message
 from phronesis.seeding import stream
-from phronesis.view.terminal import render_message
+from phronesis.tools.shell import NO_OUTPUT
+from phronesis.view.terminal import render_message, visible
 
 T = TypeVar("T")
 
@@ -36,7 +37,13 @@ HELP = """\
   tool arg=value       call a tool, e.g.  guess number=5   (one argument: guess 5)
   {"name": "guess", "arguments": {"number": 5}}            the same as JSON, as a policy writes it
   anything else        say it
+  /say TEXT            say it, whatever it looks like
   /tools  /help  /quit"""
+AT_A_SHELL = """\
+  COMMAND              runs it
+  /done                say that the work is done
+  /say TEXT  /tools  /help  /quit"""
+"""Where commands are all that can be called, a line is one."""
 
 
 @app.command(
@@ -44,6 +51,7 @@ HELP = """\
         "phronesis play guess",
         "phronesis play ledger --task 7 --split heldout",
         "phronesis play frozenlake map_name=8x8",
+        "phronesis play terminal --task 3",
         "phronesis play my_pkg.my_env:make",
         "echo 'guess 5' | phronesis play guess --json",
     )
@@ -91,9 +99,20 @@ class Person:
             say_json({"messages": reply.messages, "tools": reply.tools, "done": reply.done})
             return
         for said in reply.messages:
+            if said.role == "tool" and self.at_a_shell:
+                if said.text != NO_OUTPUT:
+                    say(visible(said.text))
+                continue
             say(render_message(said, width=shutil.get_terminal_size((100, 24)).columns, colour=sys.stdout.isatty()))
         if reply.tools is not None:
             self.show_tools()
+            if self.at_a_shell:
+                say("  Every line is a command; /done when the work is done, /help for more.")
+
+    @property
+    def at_a_shell(self) -> bool:
+        """Whether all that can be called is a tool that takes a command."""
+        return len(self.tools) == 1 and list(_properties(self.tools[0])) == ["command"]
 
     def show_tools(self) -> None:
         """Lists the tools with their arguments."""
@@ -104,18 +123,24 @@ class Person:
         """The next action; None when the person gives up."""
         while True:
             if not self.as_json and sys.stdin.isatty():
-                print("> ", end="", flush=True)
+                print("$ " if self.at_a_shell else "> ", end="", flush=True)
             line = sys.stdin.readline()
             text = line.strip()
             if not line or text == "/quit":
                 self.gave_up = True
                 return None
             if text in ("/help", "/tools"):
-                say(HELP) if text == "/help" else self.show_tools()
+                say(AT_A_SHELL if self.at_a_shell else HELP) if text == "/help" else self.show_tools()
                 continue
             if text:
                 self.turn += 1
-                return read_action(text, self.tools, self.turn - 1)
+                if text == "/done" or text.startswith("/say "):
+                    return message("assistant", text.removeprefix("/say ").strip() if text != "/done" else "Done.")
+                action = read_action(text, self.tools, self.turn - 1)
+                if self.at_a_shell and not action.tool_calls:
+                    call = _call(self.tools[0].name, {"command": text}, f"call_{self.turn - 1}_0")
+                    return Message(role="assistant", tool_calls=(call,))
+                return action
 
     def verdict(self, spec: EnvSpec, episode: Episode) -> None:
         """Shows how it went."""

@@ -15,6 +15,8 @@ from phronesis.tool import Tool, as_tool, tool
 
 T = TypeVar("T")
 
+NO_OUTPUT = "(no output)"
+"""What is answered where a command prints nothing and ends well."""
 LONGEST = 60_000
 """Bytes of a command, as JSON."""
 LINES = 200
@@ -60,7 +62,7 @@ class ShellTool:
         if ran.stopped is not None:
             return f"{text}\n[stopped: out of memory]".lstrip("\n") if ran.stopped == "memory" else _died(text)
         status = f"[exit status {ran.code}]" if ran.code else ""
-        return "\n".join(part for part in (text.rstrip("\n"), status) if part) or "(no output)"
+        return "\n".join(part for part in (text.rstrip("\n"), status) if part) or NO_OUTPUT
 
 
 class FileTools:
