@@ -66,6 +66,8 @@ class Compute(Protocol):
 
     name: str
     """One word for people: how it computes."""
+    at_once: int
+    """Prompt tokens it likes to get in one pass, whatever the engine's limit: its memory does not grow with them."""
 
     def cache(self) -> KVCache:
         """An empty cache as this arithmetic wants it."""
@@ -93,6 +95,7 @@ class Eager:
     """PyTorch operations, one after the other: any device, any type; the oracle of everything faster."""
 
     name = "pytorch"
+    at_once = 0
 
     def __init__(self, decoder: Decoder):
         self.decoder = decoder

@@ -44,7 +44,7 @@ class EngineConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     chunk: int = 128
     """Prompt tokens of one sequence computed in one pass."""
     pass_tokens: int = 1024
-    """Prompt tokens of all sequences computed in one pass, about."""
+    """Prompt tokens of all sequences computed in one pass, about; it bounds memory where PyTorch computes."""
     vllm: VLLMConfig | None = None
     """Sample in training from vLLM servers, which get new weights after every step; None samples in this process. Playing,
     evaluating and replaying a finished run always happen in this process."""

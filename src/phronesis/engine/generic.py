@@ -68,6 +68,7 @@ class GenericCompute:
     """Implements `Compute` for a `GenericModel`."""
 
     name = "transformers"
+    at_once = 0
 
     def __init__(self, decoder: GenericModel):
         self.decoder = decoder

@@ -255,7 +255,7 @@ class Runner:
         self._compute([Range(slot, 0, int(self._slots.filled[slot])) for slot in stale])
 
     def _compute(self, ranges: list[Range]) -> None:
-        for pieces in passes(ranges, list(self._slots.ids), self._chunk, self._pass_tokens):
+        for pieces in passes(ranges, list(self._slots.ids), self._chunk, max(self._pass_tokens, self.compute.at_once)):
             self.compute.fill(self._cache, pieces)
 
     def _make_room(self, slots: int, tokens: int) -> None:

@@ -27,7 +27,8 @@ def score(
     cache = compute.cache()
     cache.reserve(len(sequences), max(len(s) for s in sequences))
     scores: list[list[float]] = [[] for _ in sequences]
-    for pieces in passes([Range(i, 0, len(s) - 1) for i, s in enumerate(sequences)], sequences, chunk, pass_tokens):
+    ranges = [Range(i, 0, len(s) - 1) for i, s in enumerate(sequences)]
+    for pieces in passes(ranges, sequences, chunk, max(pass_tokens, compute.at_once)):
         targets = np.concatenate([sequences[p.slot][p.start + 1 : p.start + 1 + len(p.ids)] for p in pieces])
         found = compute.score(cache, pieces, targets, temperature).tolist()
         at = 0

@@ -11,7 +11,7 @@ that every weight is read by one of them. Bits do not depend on it. Calls from s
 from __future__ import annotations
 
 import ctypes
-from bisect import bisect_left
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from itertools import accumulate, pairwise
 from threading import Lock
@@ -39,6 +39,10 @@ TEAM_PARAMETERS = 6 << 20
 """A model of this size is read from memory in every step, so that threads had better share the reading."""
 TEAM_ALONE = 2 << 20
 """The same where rows are so few that only one thread would work."""
+SMALL_PART = 64
+"""Prompts are cut between sequences into parts of at least so many tokens,"""
+PARTS = 8
+"""and into so many for each thread, that whoever is ready takes the next one."""
 UNFAIR = 1.15
 """A team computes prompts when otherwise one thread would have so many times its share,"""
 TEAM_WORK = 1 << 25
@@ -130,6 +134,8 @@ def obstacle(decoder: Decoder) -> str | None:
 
 class NativeCompute:
     """Implements `Compute` for float32 decoders on the CPU, see `obstacle`."""
+
+    at_once = 1 << 14
 
     def __init__(self, decoder: Decoder):
         library = built().library
@@ -223,19 +229,22 @@ class NativeCompute:
         return wanted.logprobs
 
     def _pieces(self, cache: KVCache, pieces: list[Piece], wanted: _Wanted | None) -> None:
-        """Runs the tokens of pieces; a piece stays on one thread, unless there are too few for all threads."""
+        """Runs the tokens of pieces; a piece stays on one thread, unless they cannot be shared out evenly."""
         if not pieces:
             return
-        sizes = [len(p.ids) for p in pieces]
         tokens = np.array([i for p in pieces for i in p.ids], np.int64)
         slots = np.array([p.slot for p in pieces for _ in p.ids], np.int64)
         positions = np.array([i for p in pieces for i in range(p.start, p.start + len(p.ids))], np.int64)
-        count, parts = len(tokens), torch.get_num_threads()
-        ends = list(accumulate(sizes))
-        cuts = sorted({0, count, *(ends[bisect_left(ends, count * n // parts)] for n in range(1, parts))})
-        longest = max(end - at for at, end in pairwise(cuts))
-        unfair = longest * parts > UNFAIR * count and count * self._size >= TEAM_WORK
-        team = min(parts, MOST_THREADS) if unfair else 1
+        count, threads = len(tokens), torch.get_num_threads()
+        cuts, least = [0], max(SMALL_PART, count // (PARTS * threads))
+        for end in accumulate(len(p.ids) for p in pieces):
+            if end - cuts[-1] >= least or end == count:
+                cuts.append(end)
+        loads = [0] * threads  # what each would do if all were as fast
+        for at, end in pairwise(cuts):
+            loads[loads.index(min(loads))] += end - at
+        unfair = max(loads) * threads > UNFAIR * count and count * self._size >= TEAM_WORK
+        team = min(threads, MOST_THREADS) if unfair else 1
         self._run(cache, _Tokens(tokens, positions, slots), wanted, [0, count] if team > 1 else cuts, team)
 
     def _team(self, count: int) -> int:
@@ -251,16 +260,18 @@ class NativeCompute:
                 cache.keys.data_ptr(), cache.values.data_ptr(), cache.slots, cache.capacity,
                 cache.origin.ctypes.data, cache.shared.ctypes.data,
             )  # fmt: skip
-            calls = max(len(cuts) - 1, team)
-            self._reserve(cache.capacity, calls)
+            made = [0] * (len(cuts) - 1)
+            parts = iter(range(len(made)))
+            threads = team if team > 1 else min(torch.get_num_threads(), len(made))
+            self._reserve(cache.capacity, threads)
             over = np.zeros(1, np.int32)
-            shared = np.zeros((calls, (team + 2) * LINE), np.int64)
+            shared = np.zeros((len(made), (team + 2) * LINE), np.int64)
 
-            def call(n: int) -> int:
-                part, common = (0, 0) if team > 1 else (n, n)
+            def call(thread: int, part: int) -> None:
                 at, end = cuts[part], cuts[part + 1]
                 sought = None if wanted is None else wanted.part(at, over)
-                made = cast(
+                scratch, common = self._scratch[thread], self._scratch[0 if team > 1 else thread]
+                drew = cast(
                     "int",
                     self._step(
                         ctypes.byref(self._model),
@@ -268,28 +279,41 @@ class NativeCompute:
                         end - at,
                         *(8 * at + a.ctypes.data for a in given),
                         None if sought is None else ctypes.byref(sought),
-                        self._scratch[n].ctypes.data,
-                        self._scratch[n].size,
-                        self._scratch[common].ctypes.data,
+                        scratch.ctypes.data,
+                        scratch.size,
+                        common.ctypes.data,
                         shared[part].ctypes.data,
                         team,
-                        n if team > 1 else 0,
+                        thread if team > 1 else 0,
                     ),
                 )
-                assert made >= 0, f"part {n} has {self._scratch[n].size} floats of scratch memory, which is too little"
-                return made
+                assert drew >= 0, f"part {part} has {scratch.size} floats of scratch memory, which is too little"
+                made[part] = drew
 
-            if calls == 1:
-                return [call(0)]
-            if self._threads is None:
-                self._threads = ThreadPoolExecutor(max(1, torch.get_num_threads() - 1), "phronesis-step")
-            others: list[Future[int]] = []
-            try:
-                others += [self._threads.submit(call, n) for n in range(1, calls)]
-                first = call(0)
-            finally:
-                wait(others)  # whatever happens here, nobody may still write into what the caller frees
-            return [first, *(other.result() for other in others)][: len(cuts) - 1]
+            def work(thread: int) -> None:
+                if team > 1:
+                    call(thread, 0)
+                else:
+                    for part in parts:  # whoever is ready takes the next
+                        call(thread, part)
+
+            self._together(work, threads)
+            return made
+
+    def _together(self, work: Callable[[int], None], threads: int) -> None:
+        """Calls `work` with each number below `threads`, at the same time."""
+        if threads == 1:
+            return work(0)
+        if self._threads is None:
+            self._threads = ThreadPoolExecutor(max(1, torch.get_num_threads() - 1), "phronesis-step")
+        others: list[Future[None]] = []
+        try:
+            others += [self._threads.submit(work, n) for n in range(1, threads)]
+            work(0)
+        finally:
+            wait(others)  # whatever happens here, nobody may still write into what the caller frees
+        for other in others:
+            other.result()
 
     def _take(self, size: int) -> NDArray[np.float32]:
         """Memory for weights, in large pages, aligned to a line: what is asked for in turn lies together."""
