@@ -49,6 +49,10 @@ BUILT_IN = (
     Listing("miniweb", "phronesis.envs.miniweb:make", "Order, write, reserve on the web site of a small town, in a browser"),
     Listing("terminal", "phronesis.envs.terminal:make", "Repair and operations work at a real shell, tested afterwards"),
     Listing("talkworld", "phronesis.envs.talkworld:make", "Serve customers by a policy; the database shows what was done"),
+    Listing(
+        "datadesk", "phronesis.envs.datadesk:make", "Ask and change real SQLite databases, perturbed so that one must look"
+    ),
+    Listing("mergeroad", "phronesis.envs.mergeroad:make", "Merge onto a motorway while the clock runs and thinking takes time"),
     Listing("frozenlake", f"{_TEXT}:frozenlake", "Cross a frozen lake to the goal (Gymnasium FrozenLake)"),
     Listing("taxi", f"{_TEXT}:taxi", "Fetch a passenger and bring it where it wants to go (Gymnasium Taxi)"),
     Listing("cliffwalking", f"{_TEXT}:cliffwalking", "Walk along a cliff to the goal (Gymnasium CliffWalking)"),
