@@ -34,7 +34,8 @@ class Hub:
         self.starting: dict[str, asyncio.Lock] = {}
         self.started = 0
         """Processes started so far."""
-        threading.Thread(target=self.loop.run_forever, daemon=True, name="phronesis-workers").start()
+        self.thread = threading.Thread(target=self.loop.run_forever, daemon=True, name="phronesis-workers")
+        self.thread.start()
 
     def submit(self, work: Coroutine[Any, Any, T]) -> concurrent.futures.Future[T]:
         """Runs it in the thread."""
@@ -117,6 +118,9 @@ def close() -> None:
         with contextlib.suppress(concurrent.futures.TimeoutError):
             old.submit(old.close()).result(5)
         old.loop.call_soon_threadsafe(old.loop.stop)
+        old.thread.join(5)
+        if not old.thread.is_alive():
+            old.loop.close()
 
 
 def now(work: Coroutine[Any, Any, T]) -> T:
