@@ -31,12 +31,12 @@ def world(name: str, **arguments) -> EnvChoice:
 
 def test_silence_is_an_alarm_and_changes_no_weight(tmp_path, caplog):
     flat = config(env=world("flat"), evaluation=NOTHING, steps=5, silent_steps=2, checkpoint_every=1)
-    with caplog.at_level(logging.WARNING, "phronesis.train.loop"):
+    with caplog.at_level(logging.WARNING, "phronesis.train.silence"):
         summary = job.run(flat, tmp_path / "run")
     said = events(tmp_path / "run", "alarm")
     assert [text.split(":")[0] for text in said] == ["no signal for 2 steps", "no signal for 4 steps"]
     assert "every reward was 0.5; episodes ended by completed 8" in said[0]
-    assert [r.message for r in caplog.records if r.name == "phronesis.train.loop"] == said
+    assert [r.message for r in caplog.records if r.name == "phronesis.train.silence"] == said
     assert weights(tmp_path / "run", 0) == weights(tmp_path / "run", 5)
     assert (summary.mismatch_kl, summary.max_logprob_difference, summary.learn_tokens_per_second) == (None, None, None)
     with Run.open(tmp_path / "run") as run:

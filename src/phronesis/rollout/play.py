@@ -258,31 +258,66 @@ async def play_groups(
         player: how the attempts of a group come about; None plays each by itself, from the start.
     """
     gate = asyncio.Semaphore(concurrency)
-    at = "" if step is None else f"-{step}"
+    naming = Naming(name=name, seed=seed, size=size, step=step, stream_name=stream_name)
 
-    def ticket(g: int, m: int) -> Ticket:
-        own = stream(seed, stream_name or name, -1 if step is None else step, g, m)
-        group = f"{name}{at}-{g}"
-        return Ticket(id=f"{group}-{m}", task=tasks[g - first], seed=own, group=group, step=step)
-
-    async def member(of: Ticket) -> Episode:
-        async with gate:
-            return await play(stage, of)
-
-    async def alone(g: int, tickets: Sequence[Ticket]) -> EpisodeGroup:
-        episodes = await asyncio.gather(*(member(t) for t in tickets))
-        finished = EpisodeGroup(id=f"{name}{at}-{g}", task=tasks[g - first], episodes=tuple(episodes))
-        return await score(stage.spec, finished, stage.limits.rubric_seconds)
-
-    async def group(g: int) -> EpisodeGroup:
-        tickets = [ticket(g, m) for m in range(size)]
-        scored = await (alone(g, tickets) if player is None else player.play(stage, f"{name}{at}-{g}", tickets, gate))
+    async def group(g: int, task: Task) -> EpisodeGroup:
+        scored = await play_group(stage, naming.tickets(g, task), gate, player)
         for episode in scored.episodes:
             if on_episode is not None:
                 on_episode(episode)
         return scored
 
-    groups = list(await asyncio.gather(*(group(first + i) for i in range(len(tasks)))))
+    groups = list(await asyncio.gather(*(group(first + i, task) for i, task in enumerate(tasks))))
     if player is not None:
         player.settle(groups)
     return groups
+
+
+@dataclass(frozen=True, kw_only=True)
+class Naming:
+    """How groups and their episodes are named and seeded."""
+
+    name: str
+    """What the episodes are for, e.g. ``train``; part of their ids."""
+    seed: int
+    """The run's seed; member m of group g gets ``stream(seed, stream_name, step, g, m)``, with -1 for no step."""
+    size: int
+    """Episodes of a group, at least 1."""
+    step: int | None = None
+    """Training step."""
+    stream_name: str | None = None
+    """Names the seeds; None means `name`."""
+
+    def tickets(self, group: int, task: Task) -> list[Ticket]:
+        """The episodes of group number `group`."""
+        own, step = self.stream_name or self.name, -1 if self.step is None else self.step
+        id = f"{self.name}{'' if self.step is None else f'-{self.step}'}-{group}"
+        return [
+            Ticket(id=f"{id}-{m}", task=task, seed=stream(self.seed, own, step, group, m), group=id, step=self.step)
+            for m in range(self.size)
+        ]
+
+
+async def play_group(
+    stage: Stage, tickets: Sequence[Ticket], gate: asyncio.Semaphore, player: GroupPlayer | None = None
+) -> EpisodeGroup:
+    """Plays one group and scores it.
+
+    Args:
+        stage: what is played on.
+        tickets: its episodes, at least one, all of one group and task.
+        gate: entered by every play.
+        player: how its attempts come about; None plays each by itself, from the start.
+    """
+    first = tickets[0]
+    id = first.group or first.id
+    if player is not None:
+        return await player.play(stage, id, tickets, gate)
+
+    async def member(ticket: Ticket) -> Episode:
+        async with gate:
+            return await play(stage, ticket)
+
+    episodes = await asyncio.gather(*(member(t) for t in tickets))
+    finished = EpisodeGroup(id=id, task=first.task, episodes=tuple(episodes))
+    return await score(stage.spec, finished, stage.limits.rubric_seconds)

@@ -28,6 +28,7 @@ from phronesis.errors import CheckpointError, ConfigError
 from phronesis.models.causal import LanguageModel
 from phronesis.models.generic import GenericModel
 from phronesis.models.opening import open_model, save_model
+from phronesis.records import Task
 from phronesis.store.disk import make_folder, sync
 from phronesis.train.learner import Learner
 from phronesis.train.twins import AnyCritic
@@ -40,6 +41,19 @@ CRITIC = "critic.pt"
 _PREFIX = "step-"
 _HIDDEN = ".saving-"
 _OLD = ".saving-old-"
+
+
+class UnderWay(Struct, frozen=True, kw_only=True):
+    """A group that was started and not learned from yet; its finished episodes lie in the run's episode files."""
+
+    number: int
+    """Counts groups over the whole run."""
+    task: Task
+    """What it attempts."""
+    born: int
+    """Version of the weights it was started with."""
+    finished: int | None = None
+    """Place in the order of finishing; None while it was played: it is started again."""
 
 
 class Manifest(Struct, frozen=True, kw_only=True):
@@ -55,6 +69,10 @@ class Manifest(Struct, frozen=True, kw_only=True):
     """What the credit rule remembers, if it does (`phronesis.credit.Remembers`)."""
     player: dict[str, float] = {}
     """What the player remembers, if it does."""
+    started: int = 0
+    """Groups started in the whole run, where they are played while the policy learns."""
+    under_way: tuple[UnderWay, ...] = ()
+    """Those of them that were not learned from yet."""
     counters: dict[str, int | float | str] = {}
     """Positions of the run's random streams and whatever else the loop counts."""
     config: str = ""

@@ -20,6 +20,7 @@ from phronesis.models.lora import LoraConfig
 from phronesis.models.tiny import TinyModel
 from phronesis.reason.players.build import Alone, PlayerConfig
 from phronesis.rollout.limits import Limits, Sampling
+from phronesis.train.asynchrony import AsyncConfig
 from phronesis.train.batching import BatchConfig
 from phronesis.train.critic import CriticConfig
 from phronesis.train.dynamic import DynamicConfig
@@ -112,6 +113,8 @@ class RunConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Serve the policy to agents outside, who play the episodes with their own tools and rewards; None plays them here."""
     tasks: TaskOrder = Listed()
     """Which training task comes next; evaluation takes them as listed."""
+    asynchrony: AsyncConfig | None = None
+    """Play while the policy learns; None plays and learns in turns."""
     dynamic: DynamicConfig | None = None
     """Replace groups whose episodes all earned the same (DAPO); None learns from what comes."""
     credit: CreditConfig | str = TrajectoryCredit()
@@ -183,10 +186,27 @@ class RunConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
                 "dynamic sampling with group_size 1: an episode alone never differs, so every round would be played in vain; "
                 'set group_size to 2 or more, or dynamic = "none"'
             )
+        if self.asynchrony is not None:
+            self._validate_asynchrony()
         if self.groups * self.group_size % self.learner.minibatches:
             raise ConfigError(
                 f"groups x group_size = {self.groups * self.group_size} episodes do not divide into "
                 f"learner.minibatches = {self.learner.minibatches}"
+            )
+
+    def _validate_asynchrony(self) -> None:
+        """Refuses what plays or learns by the step and so has no meaning while groups come and go."""
+        steps = {
+            "dynamic": self.dynamic is not None,
+            "lesson": self.lesson is not None,
+            "gateway": self.gateway is not None,
+            "player": not isinstance(self.player, Alone),
+            "engine.vllm": self.engine.vllm is not None,
+        }
+        for name in (name for name, chosen in steps.items() if chosen):
+            raise ConfigError(
+                f"asynchrony plays group by group while the policy learns, which {name} does not do yet; leave out {name}, or "
+                "asynchrony"
             )
 
 

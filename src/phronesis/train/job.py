@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable
 from dataclasses import replace as replace_data
 from pathlib import Path
 
@@ -22,8 +21,6 @@ from phronesis.engine.vllm.fleet import Fleet
 from phronesis.env import EnvSpec
 from phronesis.envs import registry
 from phronesis.errors import ConfigError, RunFolderError, TrainingError
-from phronesis.evals.run import EvalSummary, donors, evaluate, evaluate_swapped
-from phronesis.log import Heartbeat
 from phronesis.models import lora, peft_files
 from phronesis.models.causal import LanguageModel
 from phronesis.models.decoder import Decoder
@@ -33,22 +30,23 @@ from phronesis.models.opening import open_model
 from phronesis.models.tiny import tiny
 from phronesis.models.tokenizer import load_tokenizer, save_generation, save_tokenizer
 from phronesis.reason.players import build as players
-from phronesis.records import Episode, Task
-from phronesis.rollout.limits import Sampling
+from phronesis.records import Task
 from phronesis.rollout.play import Stage, Ticket, play
 from phronesis.rollout.prefix import check_world
 from phronesis.seeding import stream
 from phronesis.store.disk import make_folder, sync
-from phronesis.store.index import Where
 from phronesis.store.run import Run, RunWriter
-from phronesis.train import checkpoint
+from phronesis.train import checkpoint, under_way
+from phronesis.train.async_loop import train_async
+from phronesis.train.buffer import Buffer
 from phronesis.train.config import EnvChoice, RunConfig
 from phronesis.train.crediting import check_critic
+from phronesis.train.heldout import HeldOut
 from phronesis.train.lessons.lesson import Ground
 from phronesis.train.lint import lint, refuse
 from phronesis.train.loop import Loop, train
 from phronesis.train.outside import agents_outside, check_outside
-from phronesis.train.phases import Phases
+from phronesis.train.phases import Phases, Timing
 from phronesis.train.priming import Demonstrations, demonstrations, make_tokenizer
 from phronesis.train.progress import Listener, Progress, silent
 from phronesis.train.seat import Seat, seat
@@ -161,10 +159,13 @@ class _Job:
         self.config, self.spec, self.writer, self.listener = config, spec, writer, listener
         self.folder = writer.layout.checkpoints
         self.phases = Phases(writer.path / "phases.json")
+        self.timing = Timing(self.phases, writer)
+        self.heldout = HeldOut(config, spec, writer, self.phases, listener)
         self.hash = config_hash(config)
         self.source = config.tasks.source(spec, "train", config.seed)
         self.credit = credit.build(config.credit)
         self.player = players.build(config.player)
+        self.buffer = None if config.asynchrony is None else Buffer.of(config.groups, config.asynchrony)
         vllm = config.engine.vllm
         self.fleet = None if vllm is None else Fleet(vllm, writer.path / "servers")
 
@@ -183,12 +184,13 @@ class _Job:
         self._note_arithmetic(policy)
         async with agents_outside(self.config, self.spec, policy, self.writer) as outside:
             self.player = outside or self.player
-            await self._evaluate("before", self._untrained() if start and self._lacks("before") else policy)
+            self.heldout.player = outside
+            await self.heldout.evaluate("before", self._untrained() if start and self.heldout.lacks("before") else policy)
             await self._train(policy, start)
             self._check_base(policy)
-            await self._evaluate("after", policy)
+            await self.heldout.evaluate("after", policy)
         if self.config.evaluation.swapped and self.config.evaluation.tasks and outside is None:
-            await self._swap(policy)
+            await self.heldout.swap(policy)
         parameters = sum(p.numel() for p in policy.decoder.parameters())
         summary = summarise_run(self.config, self.hash, parameters, self.spec, self.writer, self.phases)
         self.writer.write_summary(summary)
@@ -213,6 +215,8 @@ class _Job:
                 self.credit.restore(loaded.manifest.credit)
             if isinstance(self.player, credit.Remembers):
                 self.player.restore(loaded.manifest.player)
+            if self.buffer is not None:
+                under_way.restore(self.buffer, loaded.manifest, self.config, self.writer)
             log.info("continuing from step %d of %d", step, self.config.steps)
             return policy, step
         began = time.monotonic()
@@ -223,7 +227,7 @@ class _Job:
         first = SpecTasks(self.spec, "train", self.config.seed).draw(1)[0]
         await check_context(policy.stage(self.spec, self.config, self.config.sampling), first, self.config.seed)
         self._keep_tokenizer(tokenizer)
-        self._took("make", began)
+        self.timing.took("make", began)
         if shown.conversations:
             self._prime(policy, shown)
         if not given:
@@ -278,12 +282,6 @@ class _Job:
             log.warning("%s", why)
             self.writer.event("generic", why)
 
-    def _lacks(self, when: str) -> bool:
-        """Whether an evaluation of that time is still to be made."""
-        chosen = self.config.evaluation
-        names = [f"heldout_{when}", *([f"heldout_{when}_greedy"] if chosen.greedy else [])]
-        return chosen.tasks > 0 and not all(self.phases.has(name) for name in names)
-
     def _untrained(self) -> Seat:
         """The policy of step 0, for an evaluation that a resumed run finds missing.
 
@@ -327,7 +325,7 @@ class _Job:
         seeded = replace(prime.supervised, seed=stream(self.config.seed, "prime", prime.supervised.seed))
         traces = encode_all(shown.conversations, policy.chat)
         fit(policy.decoder, traces, seeded, told, adapters=policy.learner.adapters)
-        self._took("prime", began)
+        self.timing.took("prime", began)
 
     async def _train(self, policy: Seat, start: int) -> None:
         config, began = self.config, time.monotonic()
@@ -337,12 +335,12 @@ class _Job:
             self.listener(Progress(phase="train", done=done, total=config.steps, values=metrics))
             every = config.evaluation.every
             if every and done % every == 0 and done < config.steps:
-                self._add("train", began)
-                await self._evaluate(f"step{done}", policy, modes=("sampled",))
+                self.timing.add("train", began)
+                await self.heldout.evaluate(f"step{done}", policy, modes=("sampled",))
                 began = time.monotonic()
             if done % config.checkpoint_every == 0 or done == config.steps:
                 self._save(policy, done)
-                self._add("train", began)  # here, so that a resumed run adds up
+                self.timing.add("train", began)  # here, so that a resumed run adds up
                 began = time.monotonic()
 
         stage = policy.stage(self.spec, config, config.sampling)
@@ -363,89 +361,18 @@ class _Job:
             player=self.player,
             learner=policy.learner,
             run=self.writer,
+            push=policy.push,
             after_step=after_step,
             critic=policy.critic,
             lesson=None if config.lesson is None else config.lesson.begin(ground),
+            aside=config.asynchrony is not None,
         )
-        await train(loop, start)
-        self._took("train", began)
-
-    async def _evaluate(self, when: str, policy: Seat, modes: tuple[str, ...] = ("sampled", "greedy")) -> None:
-        """Plays the held-out tasks with the current weights, unless a phase of that name is finished."""
-        chosen = self.config.evaluation
-        if not chosen.tasks:
-            return
-        tasks = SpecTasks(self.spec, "heldout", self.config.seed).draw(chosen.tasks)
-        for mode in modes:
-            name = f"heldout_{when}" if mode == "sampled" else f"heldout_{when}_{mode}"
-            if self.phases.has(name) or (mode == "greedy" and not chosen.greedy):
-                continue
-            began = time.monotonic()
-            stage = policy.stage(self.spec, self.config, Sampling(temperature=0.0 if mode == "greedy" else 1.0))
-            told = self._counter(name, len(tasks))
-            playing = evaluate(
-                stage, tasks, seed=self.config.seed, name=name, concurrency=self.config.concurrency, on_episode=told,
-                player=self.player if self.config.gateway is not None else None,
-            )  # fmt: skip
-            found, _ = await Heartbeat(name).watch(playing, stage.waits)
-            if mode == "sampled":
-                at = {"before": 0, "after": self.config.steps}.get(when)
-                self._chart(int(when.removeprefix("step")) if at is None else at, found)
-            self._finish(name, found, began)
-
-    async def _swap(self, policy: Seat) -> None:
-        """Plays the sampled held-out episodes again on one another's thoughts."""
-        name = "heldout_swapped"
-        if self.phases.has(name):
-            return
-        began = time.monotonic()
-        episodes = sorted(self.writer.episodes(Where(kind="heldout_after")), key=lambda e: e.id)
-        pairs = len(donors(episodes))
-        if not pairs:
-            self.writer.event("skipped", "no two held-out episodes attempt different tasks with thoughts to swap")
-            return
-        stage = policy.stage(self.spec, self.config, Sampling())
-        found, _ = await evaluate_swapped(
-            stage, episodes, name=name, concurrency=self.config.concurrency, on_episode=self._counter(name, pairs)
-        )
-        self._finish(name, found, began)
-
-    def _counter(self, name: str, total: int) -> Callable[[Episode], None]:
-        """Stores each episode of a phase and reports how many there are."""
-        count = 0
-
-        def told(episode: Episode) -> None:
-            nonlocal count
-            count += 1
-            self.writer.append(episode, name)
-            self.listener(Progress(phase=name, done=count, total=total))
-
-        return told
-
-    def _finish(self, name: str, found: EvalSummary, began: float) -> None:
-        self.writer.sync()
-        self.phases.put(name, found)
-        self._took(name, began)
-
-    def _chart(self, step: int, found: EvalSummary) -> None:
-        values = {
-            "heldout/success": found.success,
-            "heldout/reward": found.mean_reward,
-            "heldout/episodes": float(found.n),
-        }
-        self.writer.metrics(step, values)
-
-    def _took(self, phase: str, began: float) -> None:
-        """A phase is over."""
-        seconds = self._add(phase, began)
-        self.writer.event("phase", f"{phase} took {seconds:.1f} s", seconds=seconds)
-
-    def _add(self, phase: str, began: float) -> float:
-        """Adds to a phase's wall-clock time, which a resumed phase continues; the time so far."""
-        seconds = self.phases.get("seconds", dict[str, float]) or {}
-        seconds[phase] = seconds.get(phase, 0.0) + time.monotonic() - began
-        self.phases.put("seconds", seconds)
-        return seconds[phase]
+        if config.asynchrony is None:
+            await train(loop, start)
+        else:
+            assert self.buffer is not None
+            await train_async(loop, self.buffer)
+        self.timing.took("train", began)
 
     def _keep_tokenizer(self, tokenizer: PreTrainedTokenizerBase) -> None:
         """Puts the tokenizer on the disk, where every checkpoint finds it; that of a given model byte for byte."""
@@ -466,7 +393,9 @@ class _Job:
         known = dict(self.credit.state()) if isinstance(self.credit, credit.Remembers) else {}
         routes = dict(self.player.state()) if isinstance(self.player, credit.Remembers) else {}
         manifest = checkpoint.Manifest(
-            step=step, source=self.source.state(), credit=known, player=routes, config=self.hash
+            step=step, source=self.source.state(), credit=known, player=routes, config=self.hash,
+            started=0 if self.buffer is None else self.buffer.started,
+            under_way=() if self.buffer is None else under_way.kept(self.buffer),
         )  # fmt: skip
         checkpoint.save(
             self.folder,

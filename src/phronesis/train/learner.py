@@ -419,7 +419,8 @@ class Learner:
             MismatchError: too far.
         """
         config = self.config
-        found = measure_mismatch(old_K, part.logp_infer_K, part.sampled_K, bound=config.mismatch_warn)
+        fresh_K, stale_K = part.by_age_K(self.updates)
+        found = measure_mismatch(old_K, part.logp_infer_K, fresh_K, bound=config.mismatch_warn)
         if found.max_abs > config.mismatch_error:
             raise MismatchError(
                 f"recomputed and recorded log-probabilities differ by up to {found.max_abs:.3g} nats (bound "
@@ -429,7 +430,10 @@ class Learner:
             )
         if found.max_abs > config.mismatch_warn >= tally.mismatch.max_abs:
             log.warning("sampler and learner log-probabilities differ by up to %.3g nats", found.max_abs)
-        tally.look(found, old_K, part)
+        tally.mismatch = tally.mismatch.merge(found)
+        if stale_K is not None:
+            tally.stale = tally.stale.merge(measure_mismatch(old_K, part.logp_infer_K, stale_K))
+        tally.look(old_K, part, fresh_K)
 
     def _clip(self) -> float:
         """Scales the gradients down where they are too long and returns their norm.

@@ -64,9 +64,9 @@ RULES: tuple[Rule, ...] = (
     Rule(
         "unclipped-stale",
         "warn",
-        "REINFORCE without a ratio, several updates per batch",
-        "Set learner.epochs=1 and learner.minibatches=1, or choose an objective with a ratio, e.g. ppo_clip or dis, or add the "
-        'correction tis_token with of="theta".',
+        "REINFORCE without a ratio, several updates per batch or batches of older weights",
+        "Set learner.epochs=1 and learner.minibatches=1 (and asynchrony.staleness=0), or choose an objective with a ratio, e.g. "
+        'ppo_clip or dis, or add the correction tis_token with of="theta".',
         ratios.unclipped_stale,
     ),
     Rule(

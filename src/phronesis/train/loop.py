@@ -6,16 +6,16 @@ random number of step k is a function of (seed, k), so a run resumed at step k c
 
 from __future__ import annotations
 
-import logging
+import asyncio
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from phronesis.credit.rule import CreditRule
 from phronesis.env import TaskSource
 from phronesis.log import Heartbeat
-from phronesis.policy import Versioned
-from phronesis.records import Episode, EpisodeGroup
+from phronesis.records import Credit, Episode, EpisodeGroup
 from phronesis.rollout.play import GroupPlayer, LeavesOut, Stage, check_played, play_groups
 from phronesis.rollout.rerun import Reruns
 from phronesis.store.run import RunWriter
@@ -23,12 +23,11 @@ from phronesis.train.batching import build_batch
 from phronesis.train.config import RunConfig
 from phronesis.train.crediting import assign
 from phronesis.train.dynamic import Sampled, sample
-from phronesis.train.learner import Learner
+from phronesis.train.learner import Learner, UpdateMetrics
 from phronesis.train.lessons.lesson import Lesson
-from phronesis.train.measures import alarm, episode_metrics, silence, update_metrics
+from phronesis.train.measures import episode_metrics, update_metrics
+from phronesis.train.silence import Silence
 from phronesis.train.twins import AnyCritic
-
-log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,6 +46,8 @@ class Loop:
     """Shares its weights with the stage's policy."""
     run: RunWriter
     """Where everything is written."""
+    push: Callable[[], object]
+    """Gives the new weights to the policy."""
     after_step: Callable[[int, dict[str, float]], Awaitable[None]]
     """Called with the number of finished steps and the step's metrics: progress, checkpoints, evaluation."""
     player: GroupPlayer | None = None
@@ -55,10 +56,25 @@ class Loop:
     """For credit rules over values; learns beside the policy."""
     lesson: Lesson | None = None
     """Takes the place of learning from credit."""
+    aside: bool = False
+    """Update in a thread of its own, so that playing goes on; then the stage's policy must hold weights of its own."""
 
     def heartbeat(self, step: int, what: str) -> Heartbeat:
         """Says why, whenever something takes long."""
         return Heartbeat(what, listener=lambda why, waited: self.run.event("heartbeat", why, step=step, waited=waited))
+
+
+class Learned(NamedTuple):
+    """What became of a step's groups."""
+
+    update: UpdateMetrics
+    """The change of the weights."""
+    credits: list[Credit]
+    """One per group learned from."""
+    extra: dict[str, float]
+    """Metrics of re-runs, the critic and the lesson."""
+    warming: bool
+    """True while a critic warms up, so that there was nothing to learn from."""
 
 
 async def train(loop: Loop, start: int = 0) -> None:
@@ -68,41 +84,47 @@ async def train(loop: Loop, start: int = 0) -> None:
         TrainingError: numbers the learner cannot trust.
         AllFaulted: every episode of a step is a fault.
     """
-    config, silent = loop.config, silence(loop.run, start)
-    for step in range(start, config.steps):
+    silence = Silence(loop.run, start, loop.config.silent_steps)
+    for step in range(start, loop.config.steps):
         began = time.monotonic()
         sampled = await play_step(loop, step)
-        groups = sampled.groups
         played = time.monotonic()
-        reruns = Reruns(loop.stage, concurrency=config.concurrency)
-        assigning = assign(loop.credit, groups, reruns, loop.critic)
-        credits, extra, warming = await loop.heartbeat(step, "credit").watch(assigning, reruns.progress)
-        for group in sampled.played:
-            loop.source.report(group.task, group)
-        if loop.lesson is None:
-            update = loop.learner.update(build_batch(groups, credits, config.batch))
-        else:
-            update, said = await loop.heartbeat(step, "lesson").watch(
-                loop.lesson.learn(step, groups, credits), loop.stage.waits
-            )
-            extra |= said
-        if isinstance(loop.stage.policy, Versioned):
-            loop.stage.policy.advance()
-        learned = time.monotonic()
-
-        extra |= sampled.metrics() if config.dynamic is not None else {}
-        extra |= loop.player.metrics() if loop.player is not None else {}
-        metrics = episode_metrics(loop.stage.spec, sampled.played, credits) | update_metrics(update) | extra
-        metrics |= {"time/play": played - began, "time/learn": learned - played, "time/step": learned - began}
+        learned = await learn(loop, step, sampled)
+        loop.push()
+        done = time.monotonic()
+        metrics = measured(loop, sampled, learned)
+        metrics |= {"time/play": played - began, "time/learn": done - played, "time/step": done - began}
         metrics["speed/play_tokens"] = metrics["tokens/sampled"] / (played - began)
-        metrics["speed/learn_tokens"] = update.computed_tokens / (learned - played)
+        metrics["speed/learn_tokens"] = learned.update.computed_tokens / (done - played)
         loop.run.metrics(step, metrics)
-        silent = 0 if update.steps or warming else silent + 1
-        if silent and silent % config.silent_steps == 0:
-            said = alarm(silent, groups)
-            log.warning("%s", said)
-            loop.run.event("alarm", said, step=step, silent_steps=silent)
+        silence.look(step, sampled.groups, learned=bool(learned.update.steps or learned.warming))
         await loop.after_step(step + 1, metrics)
+
+
+async def learn(loop: Loop, step: int, sampled: Sampled) -> Learned:
+    """Credit for a step's groups, and the update they make."""
+    groups = sampled.groups
+    reruns = Reruns(loop.stage, concurrency=loop.config.concurrency)
+    assigning = assign(loop.credit, groups, reruns, loop.critic)
+    credits, extra, warming = await loop.heartbeat(step, "credit").watch(assigning, reruns.progress)
+    for group in sampled.played:
+        loop.source.report(group.task, group)
+    if loop.lesson is None:
+        batch = build_batch(groups, credits, loop.config.batch)
+        update = await asyncio.to_thread(loop.learner.update, batch) if loop.aside else loop.learner.update(batch)
+    else:
+        learning = loop.lesson.learn(step, groups, credits)
+        update, said = await loop.heartbeat(step, "lesson").watch(learning, loop.stage.waits)
+        extra |= said
+    return Learned(update, credits, extra, warming)
+
+
+def measured(loop: Loop, sampled: Sampled, learned: Learned) -> dict[str, float]:
+    """A step's metrics, without times."""
+    extra = learned.extra
+    extra |= sampled.metrics() if loop.config.dynamic is not None else {}
+    extra |= loop.player.metrics() if loop.player is not None else {}
+    return episode_metrics(loop.stage.spec, sampled.played, learned.credits) | update_metrics(learned.update) | extra
 
 
 async def play_step(loop: Loop, step: int) -> Sampled:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 from statistics import fmean, pstdev
 
@@ -10,7 +9,6 @@ from phronesis.env import EnvSpec
 from phronesis.evals.run import succeeded
 from phronesis.records import Credit, Episode, EpisodeGroup
 from phronesis.rollout.forks import split
-from phronesis.store.run import Run
 from phronesis.train.learner import UpdateMetrics
 
 
@@ -46,49 +44,43 @@ def _counted(credits: Sequence[Credit]) -> dict[str, float]:
     return {key: count for key, count in found.items() if count}
 
 
-def silence(run: Run, start: int) -> int:
-    """How many steps just before `start` had no signal, so that a resumed run does not forget its silence."""
-    if not start:
-        return 0
-    quiet = {s.step for s in run.steps() if s.values.get("update/tokens") == 0.0 and not s.values.get("critic/warmup")}
-    return next(n for n in range(start + 1) if start - 1 - n not in quiet)
-
-
-def alarm(silent: int, groups: Sequence[EpisodeGroup]) -> str:
-    """What to say when nothing has been learned for `silent` steps: what the last step's episodes looked like, and what
-    could help."""
-    rewards = sorted({e.reward.value for g in groups for e in g.valid if e.reward and e.reward.value is not None})
-    seen = f"every reward was {rewards[0]!r}" if len(rewards) == 1 else f"rewards seen: {rewards[:5]}"
-    stops = Counter(e.stop.value for g in groups for e in g.episodes).most_common()
-    return (
-        f"no signal for {silent} steps: no group had episodes of different reward ({seen}; episodes ended by "
-        f"{', '.join(f'{stop} {n}' for stop, n in stops)}). Make tasks easier or harder, raise the temperature or group_size, "
-        "raise the limit that ends episodes, or prime the policy first"
-    )
-
-
 def update_metrics(update: UpdateMetrics) -> dict[str, float]:
     """An update's numbers under their metric keys; absent where nothing was updated."""
     if not update.steps:
         return {"update/tokens": 0.0}
-    return {
-        "update/loss": update.loss,
-        "update/grad_norm": update.grad_norm,
-        "update/lr": update.lr,
-        "update/kl_k1": update.kl_k1,
-        "update/kl_k3": update.kl_k3,
-        "update/clip_share": update.clip_share,
-        "update/ratio_max": update.ratio_max,
-        "update/advantage_mean": update.advantage_mean,
-        "update/advantage_std": update.advantage_std,
-        "update/tokens": float(update.tokens),
-        "mismatch/kl": update.mismatch_kl,
-        "mismatch/max_logprob_difference": update.mismatch_max,
-        "mismatch/mean_logprob_difference": update.mismatch_mean,
-        "mismatch/kl_k1": update.mismatch_k1,
-        "mismatch/chi2": update.mismatch_chi2,
-        "mismatch/effective_share": update.mismatch_ess,
-    } | _optional(update)
+    return (
+        {
+            "update/loss": update.loss,
+            "update/grad_norm": update.grad_norm,
+            "update/lr": update.lr,
+            "update/kl_k1": update.kl_k1,
+            "update/kl_k3": update.kl_k3,
+            "update/clip_share": update.clip_share,
+            "update/ratio_max": update.ratio_max,
+            "update/advantage_mean": update.advantage_mean,
+            "update/advantage_std": update.advantage_std,
+            "update/tokens": float(update.tokens),
+        }
+        | _compared(update)
+        | _optional(update)
+    )
+
+
+def _compared(update: UpdateMetrics) -> dict[str, float]:
+    """The learner against what the sampler recorded: over tokens of the same weights, and over older ones."""
+    found: dict[str, float] = {}
+    if update.mismatch_tokens:
+        found = {
+            "mismatch/kl": update.mismatch_kl,
+            "mismatch/max_logprob_difference": update.mismatch_max,
+            "mismatch/mean_logprob_difference": update.mismatch_mean,
+            "mismatch/kl_k1": update.mismatch_k1,
+            "mismatch/chi2": update.mismatch_chi2,
+            "mismatch/effective_share": update.mismatch_ess,
+        }
+    if update.stale_kl is not None and update.stale_ess is not None:
+        found |= {"age/kl": update.stale_kl, "age/effective_share": update.stale_ess}
+    return found
 
 
 def _optional(update: UpdateMetrics) -> dict[str, float]:

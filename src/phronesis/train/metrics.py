@@ -231,8 +231,35 @@ _DEFINED = (
     _metric("prime/grad_norm", "norm", "Euclidean norm of the supervised gradient before clipping."),
     _metric("prime/lr", "per step", "Learning rate of the supervised update.", "last"),
     _metric("prime/tokens", "tokens", "Target tokens of the supervised step.", "sum"),
+    # playing while learning
+    _metric("age/mean", "updates", "Mean updates between the weights that sampled a token and those that learned from it."),
+    _metric("age/max", "updates", "The oldest token of the batch, in updates; never above `asynchrony.staleness`.", "max"),
+    _metric("age/crossed", "share", "Share of turns during which the policy got new weights."),
+    *(
+        _metric(f"age/share_{name}", "share", f"Share of the batch's sampled tokens that were {said} old.")
+        for name, said in (
+            ("0", "no update"),
+            ("1", "1 update"),
+            ("2_3", "2 or 3 updates"),
+            ("4_7", "4 to 7 updates"),
+            ("8_up", "8 or more updates"),
+        )
+    ),
+    _metric("age/kl", "nats", "Divergence (k3) of the policy before the update from older weights, over what those sampled."),
+    _metric("age/effective_share", "share", "Effective share of those tokens under the weights policy / sampler."),
+    _metric("buffer/playing", "groups", "Groups being played when the update was done.", "last"),
+    _metric("buffer/waiting", "groups", "Groups that had finished by then and wait for a batch.", "last"),
+    _metric(
+        "buffer/left_out", "groups", "Groups left out because they were older than `max_age`, so far in the process.", "last"
+    ),
+    _metric("time/wait", "seconds", "Time in which learning waited for a batch.", "sum"),
     # time and size
-    _metric("time/play", "seconds", "Wall-clock time spent playing episodes in the step.", "sum"),
+    _metric(
+        "time/play",
+        "seconds",
+        "Wall-clock time spent playing episodes in the step; all of the step where playing goes on while the policy learns.",
+        "sum",
+    ),
     _metric("time/learn", "seconds", "Wall-clock time spent on credit, batching and the update in the step.", "sum"),
     _metric("time/step", "seconds", "Wall-clock time of the whole step.", "sum"),
     _metric("time/evaluate", "seconds", "Wall-clock time spent on held-out evaluation in the step.", "sum"),

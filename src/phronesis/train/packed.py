@@ -55,6 +55,19 @@ class Packed(NamedTuple):
         """bool: True where the token was sampled by the policy; None when all were."""
         return None if self.observed_K is None else ~self.observed_K
 
+    def by_age_K(self, version: int) -> tuple[Tensor | None, Tensor | None]:
+        """bool: the sampled tokens of `version` (None means all) and the older ones (None means that there are none).
+
+        Recomputing the first must give what the sampler recorded. The second, where playing goes on while the policy learns,
+        differ by what was learned since.
+        """
+        if self.version_K is None or bool((self.version_K >= version).all()):
+            return self.sampled_K, None
+        fresh_K = self.version_K >= version
+        if self.sampled_K is None:
+            return fresh_K, ~fresh_K
+        return fresh_K & self.sampled_K, ~fresh_K & self.sampled_K
+
     def inputs(
         self,
         logp_theta_K: Tensor,

@@ -1,7 +1,8 @@
-"""Results of a run's finished phases, so that a resumed run does not do them again."""
+"""Results and times of a run's finished phases, so that a resumed run does not do them again."""
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -9,6 +10,7 @@ import msgspec
 
 from phronesis.errors import RunFolderError
 from phronesis.store.folder import write_whole
+from phronesis.store.run import RunWriter
 
 T = TypeVar("T")
 
@@ -49,3 +51,22 @@ class Phases:
         """Records a phase as finished."""
         self._done[name] = msgspec.to_builtins(result)
         write_whole(self._path, msgspec.json.encode(self._done))
+
+
+class Timing:
+    """How long phases took, a resumed one continuing where it stood."""
+
+    def __init__(self, phases: Phases, writer: RunWriter):
+        self._phases, self._writer = phases, writer
+
+    def took(self, phase: str, began: float) -> None:
+        """A phase is over."""
+        seconds = self.add(phase, began)
+        self._writer.event("phase", f"{phase} took {seconds:.1f} s", seconds=seconds)
+
+    def add(self, phase: str, began: float) -> float:
+        """Adds to a phase's wall-clock time, which a resumed phase continues; the time so far."""
+        seconds = self._phases.get("seconds", dict[str, float]) or {}
+        seconds[phase] = seconds.get(phase, 0.0) + time.monotonic() - began
+        self._phases.put("seconds", seconds)
+        return seconds[phase]

@@ -61,6 +61,12 @@ class UpdateMetrics(Struct, frozen=True, kw_only=True):
     """Effective share of tokens under the weights learner / sampler."""
     mismatch_chi2: float
     """Mean squared probability ratio learner / sampler, minus 1."""
+    mismatch_tokens: int = 0
+    """Tokens compared: those that the same weights sampled."""
+    stale_kl: float | None = None
+    """Nats, k3 divergence of the learner before the update from older weights, over what they sampled; None without any."""
+    stale_ess: float | None = None
+    """Effective share of those tokens under the weights learner / sampler."""
     perplexity_ratio: float | None = None
     """Mean over sequences of the learner's perplexity over the sampler's; None when nothing was compared."""
     seconds: float
@@ -83,11 +89,13 @@ class StepResult(NamedTuple):
     maxima: dict[str, float]
     """The loss's maxima by name."""
     mismatch: Mismatch
-    """Learner against sampler, where it was measured."""
+    """Learner against sampler, over tokens that the same weights sampled, where it was measured."""
     hits: float
     """Trained tokens that were the most likely ones; 0 unless asked for."""
     perplexities: tuple[float, ...] = ()
     """Per sequence, the learner's perplexity over the sampler's, where it was measured."""
+    stale: Mismatch = NO_MISMATCH
+    """Learner against older weights, over the tokens those sampled."""
 
 
 class Tally:
@@ -96,7 +104,7 @@ class Tally:
     def __init__(self) -> None:
         self.outputs: list[LossOutput] = []
         """The loss of each; of the whole step where the parts do not add up."""
-        self.mismatch = NO_MISMATCH
+        self.mismatch = self.stale = NO_MISMATCH
         """Learner against sampler."""
         self.hits = 0.0
         """Trained tokens that were the most likely ones."""
@@ -106,11 +114,10 @@ class Tally:
         """What was taken from the credit; None when nothing was."""
         self._compared: list[tuple[Tensor, Tensor, Tensor]] = []
 
-    def look(self, found: Mismatch, old_K: Tensor, part: Packed) -> None:
-        """Enters a part's comparison of the learner with the sampler, and its log-probabilities."""
-        self.mismatch = self.mismatch.merge(found)
+    def look(self, old_K: Tensor, part: Packed, fresh_K: Tensor | None) -> None:
+        """Keeps the log-probabilities of the tokens (None means all) that the same weights sampled."""
         rows = (old_K, part.logp_infer_K, part.sequence_K)
-        self._compared.append(rows if part.sampled_K is None else tuple(row[part.sampled_K] for row in rows))  # pyright: ignore[reportArgumentType]
+        self._compared.append(rows if fresh_K is None else tuple(row[fresh_K] for row in rows))  # pyright: ignore[reportArgumentType]
 
     def result(self, grad_norm: float, lr: float) -> StepResult:
         """The step, once its weights have changed."""
@@ -118,12 +125,14 @@ class Tally:
         if self.baseline is not None:
             sums["baseline"] = self.baseline
         loss = sum(float(o.loss.detach()) for o in self.outputs)
-        return StepResult(loss, grad_norm, lr, sums, maxima, self.mismatch, self.hits, self._perplexities())
+        return StepResult(loss, grad_norm, lr, sums, maxima, self.mismatch, self.hits, self._perplexities(), self.stale)
 
     def _perplexities(self) -> tuple[float, ...]:
         if not self._compared:
             return ()
         old_K, infer_K, sequence_K = (torch.cat(column) for column in zip(*self._compared, strict=True))
+        if not sequence_K.numel():
+            return ()
         ratio_S = perplexity_ratio(old_K.double(), infer_K.double(), sequence_K, int(sequence_K.max()) + 1)
         return tuple(float(r) for r in ratio_S[~ratio_S.isnan()])
 
@@ -146,9 +155,9 @@ def summary(results: Sequence[StepResult], batch: Batch, *, computed: int, secon
     advantages = [a for s in batch.segments for a, m in zip(s.advantages, s.mask, strict=True) if m]
     mean = sum(advantages) / max(len(advantages), 1)
     spread = (sum((a - mean) ** 2 for a in advantages) / max(len(advantages), 1)) ** 0.5
-    seen = NO_MISMATCH
+    seen, old = NO_MISMATCH, NO_MISMATCH
     for result in results:
-        seen = seen.merge(result.mismatch)
+        seen, old = seen.merge(result.mismatch), old.merge(result.stale)
     ratios = [ratio for result in results for ratio in result.perplexities]
     n = max(len(results), 1)
     sums = {name: sum(r.sums.get(name, 0.0) for r in results) / n for name in dict.fromkeys(k for r in results for k in r.sums)}
@@ -175,6 +184,9 @@ def summary(results: Sequence[StepResult], batch: Batch, *, computed: int, secon
         mismatch_above=seen.above_share,
         mismatch_ess=seen.ess_share,
         mismatch_chi2=seen.chi2,
+        mismatch_tokens=round(seen.tokens),
+        stale_kl=old.k3 if old.tokens else None,
+        stale_ess=old.ess_share if old.tokens else None,
         perplexity_ratio=fmean(ratios) if ratios else None,
         seconds=seconds,
         shares=shares,

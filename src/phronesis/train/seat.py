@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+import torch
 from msgspec.structs import replace
 from transformers import PreTrainedTokenizerBase
 
@@ -33,7 +35,8 @@ from phronesis.train.twins import AnyCritic, make_critic
 
 @dataclass(frozen=True)
 class Seat:
-    """Who plays: the learner and the engine hold the same decoder, so weights are shared, not copied."""
+    """Who plays: the learner and the engine hold the same decoder, so weights are shared, not copied, except where both work
+    at the same time."""
 
     tokenizer: PreTrainedTokenizerBase
     """Text to ids."""
@@ -47,6 +50,8 @@ class Seat:
     """Samples from them; where it is vLLM, from the copies its servers were given last."""
     critic: AnyCritic | None = None
     """Expects returns; None where the run has no critic."""
+    sampling: LanguageModel | None = None
+    """The engine's own copy of the weights, where it samples while the learner changes them; None where they share."""
 
     def stage(self, spec: EnvSpec, config: RunConfig, sampling: Sampling) -> Stage:
         """A stage on which this policy plays."""
@@ -57,6 +62,14 @@ class Seat:
             spec=spec, policy=self.engine, chat=self.chat, agent=ReAct(), limits=limits, sampling=sampling,
             vocabulary=self.decoder.vocab_size,
         )  # fmt: skip
+
+    def push(self) -> None:
+        """Gives the learner's weights to the engine; between two updates only."""
+        if self.sampling is not None:
+            with torch.no_grad():
+                for theirs, mine in zip(self.sampling.parameters(), self.decoder.parameters(), strict=True):
+                    theirs.copy_(mine)
+        self.engine.advance()
 
 
 def served(fleet: Fleet, tokenizer: PreTrainedTokenizerBase, decoder: LanguageModel, version: int) -> VLLMEngine:
@@ -103,7 +116,8 @@ def seat(
             f"the tokenizer has {len(tokenizer)} ids, the model {decoder.vocab_size}; use the tokenizer it was made with"
         )
     chat = format_for(tokenizer, config.model.retention)
-    here = EmbeddedEngine(decoder, config.engine, decode=partial(decode, tokenizer), version=version)
+    sampling = None if config.asynchrony is None else deepcopy(decoder)
+    here = EmbeddedEngine(sampling or decoder, config.engine, decode=partial(decode, tokenizer), version=version)
     engine = here if fleet is None else served(fleet, tokenizer, decoder, version)
     learning = replace(
         config.learner,
@@ -117,4 +131,4 @@ def seat(
             raise ConfigError(f"a critic reads the states of the compact decoder, which the model is not ({decoder.note})")
         schedule = config.critic.schedule.over(config.steps * config.critic.epochs)
         judge = make_critic(decoder, replace(config.critic, schedule=schedule), config.seed)
-    return Seat(tokenizer, chat, decoder, learner, engine, judge)
+    return Seat(tokenizer, chat, decoder, learner, engine, judge, sampling)

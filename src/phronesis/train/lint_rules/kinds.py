@@ -61,6 +61,11 @@ def tag_of(part: object) -> str:
     return str(tag)
 
 
+def staleness(run: RunConfig) -> int:
+    """Most updates between the weights that played and those that learn."""
+    return 0 if run.asynchrony is None else run.asynchrony.staleness
+
+
 def updates(run: RunConfig) -> int:
     """Optimiser steps per batch."""
     return run.learner.epochs * run.learner.minibatches

@@ -30,6 +30,7 @@ from phronesis.train.lint_rules.kinds import (
     WEIGHTS,
     episode_tokens,
     numerator,
+    staleness,
     tag_of,
     updates,
     weights,
@@ -58,6 +59,8 @@ def unclipped_stale(run: RunConfig) -> str | None:
             f"objective 'reinforce' learns from each batch {updates(run)} times without a ratio; from the second update on the "
             "episodes are no longer the policy's own"
         )
+    if isinstance(loss.objective, ReinforceLoss) and staleness(run) and not weights(run):
+        return f"objective 'reinforce' weighs nothing, and asynchrony.staleness {staleness(run)} brings it what older weights did"
     return None
 
 
@@ -105,6 +108,8 @@ def anchor_drifts(run: RunConfig) -> str | None:
         why = f"learner.precision {learner.precision!r} differs from the sampler's"
     elif learner.mismatch_error > LOOSE:
         why = f"learner.mismatch_error {learner.mismatch_error!r} nats lets through tokens the sampler saw quite otherwise"
+    elif staleness(run):
+        why = f"asynchrony.staleness {staleness(run)} brings it what older weights did"
     else:
         return None
     return f"the ratio refers to recomputed log-probabilities, and {why}, which no correction answers for"
