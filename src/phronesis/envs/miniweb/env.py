@@ -22,7 +22,7 @@ from phronesis.errors import ConfigError
 from phronesis.records import Effect, Message, Reply, Task, TextPart
 from phronesis.rewards import EnvReward
 from phronesis.tool import Tool
-from phronesis.tools.browser import BrowserTools, ChromiumView, PlainView, View, check
+from phronesis.tools.browser import BrowserTools, ChromiumView, PlainView, View, check, shared
 
 MAX_TURNS = 48
 """An oracle needs at most 27: an order 9, six mails to delete 12, an account 5 or a table 4, and the last word."""
@@ -192,8 +192,10 @@ def make(
         raise ConfigError("miniweb can take pictures only in the browser; add view=browser or leave out screen")
 
     def build() -> Env:
-        kind = PlainMiniwebEnv if view == "dom" else ChromiumMiniwebEnv
-        return kind(loophole=loophole, screen=screen)
+        if view == "dom":
+            return PlainMiniwebEnv(loophole=loophole)
+        shared().ready()
+        return ChromiumMiniwebEnv(loophole=loophole, screen=screen)
 
     spec = EnvSpec(
         name="miniweb",

@@ -6,9 +6,9 @@ from phronesis.tools.browser.site import Request, Response, Site
 from phronesis.tools.browser.tools import BrowserTools
 from phronesis.tools.browser.view import View
 from phronesis.tools.browser.window import ChromiumView
-from phronesis.tools.browser.worker import check
+from phronesis.tools.browser.worker import check, shared
 
 __all__ = [
     "BrowserTools", "ChromiumView", "Element", "Node", "Outline", "PlainView", "Request", "Response", "Site", "View", "check",
-    "outline", "words",
+    "outline", "shared", "words",
 ]  # fmt: skip

@@ -140,7 +140,7 @@ def role_of(node: Node, every: bool) -> Role | None:
         return "field"
     if "onclick" in attrs or "pointer" in attrs or "tabindex" in attrs or attrs.get("role") in CLICKED:
         return "item"
-    if every and node.tag not in BLOCKS - {"div", "li", "p", "h1", "h2", "h3", "h4"} | {"br"}:
+    if every and node.tag not in BLOCKS - {"div", "li", "p", "h1", "h2", "h3", "h4"} | {"br", "label"}:
         own = any(isinstance(kid, str) and kid.strip() for kid in node.kids)
         leaf = not any(isinstance(kid, Node) for kid in node.kids)
         return "item" if own or (leaf and node.tag not in ("body", "option")) else None

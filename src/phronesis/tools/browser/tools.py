@@ -27,13 +27,15 @@ class BrowserTools:
         """
         self.view = view
 
-    def tools(self, *, screen: bool = False) -> list[Tool]:
+    def tools(self, *, screen: bool = False, places: bool = True) -> list[Tool]:
         """As tools of an environment.
 
         Args:
             screen: also offer ``screenshot``; the policy must be able to see.
+            places: also offer ``goto`` and ``back``.
         """
-        found = [self.goto, self.click, self.type, self.select, self.scroll, self.back]
+        found = [self.click, self.type, self.select, self.scroll]
+        found = [self.goto, *found, self.back] if places else found
         return [as_tool(f) for f in ([*found, self.screenshot] if screen else found)]
 
     @tool

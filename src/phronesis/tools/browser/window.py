@@ -15,10 +15,10 @@ from phronesis.tools.browser.outline import Element, Node, outline
 from phronesis.tools.browser.site import Site, request
 from phronesis.tools.browser.view import View
 from phronesis.tools.browser.walk import WALK
-from phronesis.tools.browser.worker import Worker, shared
+from phronesis.tools.browser.worker import Slot, Worker, shared
 
 if TYPE_CHECKING:
-    from playwright.async_api import BrowserContext, Dialog, Download, Frame, JSHandle, Page, Route, WebSocketRoute
+    from playwright.async_api import Dialog, Download, Frame, JSHandle, Page, Route, WebSocketRoute
 
 PATIENCE = 3000.0
 """Milliseconds an element may take to become ready to be clicked."""
@@ -29,6 +29,23 @@ QUIET = 0.03
 MAYBE = 0.3
 """Seconds a click that should lead to another page is waited for where scripts may have caught it."""
 REDIRECTS = 5
+
+
+POINT = """
+e => {
+  e.scrollIntoView({block: "nearest", inline: "nearest", behavior: "instant"});
+  const order = [0.5, 0.25, 0.75, 0.1, 0.9];
+  for (const box of e.getClientRects())
+    for (const v of order)
+      for (const u of order) {
+        const x = box.left + u * box.width, y = box.top + v * box.height;
+        const hit = document.elementFromPoint(x, y);
+        if (hit && (hit === e || e.contains(hit))) return [x, y];
+      }
+  return null;
+}
+"""
+"""A point of an element that a hand can reach: the middle, if nothing lies above it."""
 
 
 class ChromiumView(View):
@@ -57,8 +74,7 @@ class ChromiumView(View):
         super().__init__(host)
         self.site, self.scripts, self.every, self.root, self.size = site, scripts, every, root, size
         self.worker: Worker = shared()
-        self.context: BrowserContext | None = None
-        self._page: Page | None = None
+        self.slot: Slot | None = None
         self._seen: JSHandle | None = None
         self.blocked = 0
         """Requests that were refused."""
@@ -75,9 +91,9 @@ class ChromiumView(View):
     @property
     def page(self) -> Page:
         """The page in the window; RuntimeError before it was opened."""
-        if self._page is None:
+        if self.slot is None:
             raise RuntimeError("open a page before using the window")
-        return self._page
+        return self.slot.page
 
     @property
     def seen(self) -> JSHandle:
@@ -122,30 +138,44 @@ class ChromiumView(View):
 
     async def close(self) -> None:
         """Closes the window."""
-        if self.context is not None:
-            context, self.context = self.context, None
-            await self.worker.call(self._close(context))
+        if self.slot is not None:
+            slot, self.slot = self.slot, None
+            await self.worker.call(self.worker.give(slot))
 
     # ------------------------------------------------------------------------------------------ in the browser's thread
 
     async def _open(self) -> None:
-        if self.context is not None:
-            return
-        self.context = context = await self.worker.context(scripts=self.scripts, size=self.size)
-        context.set_default_timeout(ARRIVAL * 1000)
-        await context.route("**/*", self._answer)
-        await context.route_web_socket("**/*", self._refuse_socket)
-        context.on("page", self._popup)
-        self._page = page = await context.new_page()
-        page.on("dialog", self._dialog)
-        page.on("download", self._download)
-        page.on("framenavigated", self._moved)
+        if self.slot is None:
+            self.slot = await self.worker.take(self, scripts=self.scripts, size=self.size)
+            self.slot.page.set_default_timeout(ARRIVAL * 1000)
 
-    async def _close(self, context: BrowserContext) -> None:
-        try:
-            await context.close()
-        finally:
-            self.worker.left()
+    async def answer(self, route: Route) -> None:
+        """Answers a request, or refuses it."""
+        await self._answer(route)
+
+    def happened(self, what: str, about: Dialog | Download | Page | Frame | WebSocketRoute) -> None:
+        """Refuses sockets, windows and downloads, closes dialogs, and counts pages that came."""
+        match what:
+            case "socket":
+                self.blocked += 1
+                self._later(cast("WebSocketRoute", about).close())
+            case "window" if self.slot is None or about != self.slot.page:
+                self.popups += 1
+                self.notes.append("a window was opened, and closed")
+                self._later(cast("Page", about).close())
+            case "dialog":
+                dialog = cast("Dialog", about)
+                self.notes.append(f"a dialog said {dialog.message[:200]!r} and was closed")
+                self._later(dialog.dismiss())
+            case "download":
+                self.notes.append("a download was refused")
+                self.came.set()
+                self._later(cast("Download", about).cancel())
+            case "moved" if about == self.page.main_frame:
+                self.pages += 1
+                self.came.set()
+            case _:
+                pass
 
     async def _answer(self, route: Route) -> None:
         asked = route.request
@@ -189,25 +219,6 @@ class ChromiumView(View):
             self.notes.append(f"blocked: {url[:200]} is outside of this site")
             self.came.set()
 
-    def _refuse_socket(self, socket: WebSocketRoute) -> None:
-        self.blocked += 1
-        self._later(socket.close())
-
-    def _popup(self, page: Page) -> None:
-        if self._page is not None and page != self._page:
-            self.popups += 1
-            self.notes.append("a window was opened, and closed")
-            self._later(page.close())
-
-    def _dialog(self, dialog: Dialog) -> None:
-        self.notes.append(f"a dialog said {dialog.message[:200]!r} and was closed")
-        self._later(dialog.dismiss())
-
-    def _download(self, download: Download) -> None:
-        self.notes.append("a download was refused")
-        self.came.set()
-        self._later(download.cancel())
-
     def _later(self, work: Awaitable[None]) -> None:
         async def quietly() -> None:
             with contextlib.suppress(Exception):  # what it is about may be gone already
@@ -215,11 +226,6 @@ class ChromiumView(View):
 
         self.tasks.add(task := asyncio.ensure_future(quietly()))
         task.add_done_callback(self.tasks.discard)
-
-    def _moved(self, frame: Frame) -> None:
-        if frame == self.page.main_frame:
-            self.pages += 1
-            self.came.set()
 
     async def _goto(self, url: str) -> None:
         from playwright.async_api import Error
@@ -258,7 +264,12 @@ class ChromiumView(View):
             raise ToolError(f"element {element.id} is gone", "bad_element")
         try:
             if what == "click":
-                await handle.click(timeout=PATIENCE)
+                point = await handle.evaluate(POINT)
+                if point is None:
+                    raise ToolError(
+                        f"element {element.id} cannot be reached: it cannot be seen, or something lies above it", "covered"
+                    )
+                await self.page.mouse.click(point[0], point[1])
             elif what == "fill":
                 await handle.fill(str(given), timeout=PATIENCE)
                 if self.scripts:

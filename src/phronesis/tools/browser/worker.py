@@ -8,30 +8,89 @@ from __future__ import annotations
 
 import asyncio
 import atexit
-import concurrent.futures
 import contextlib
 import importlib
 import os
 import threading
 from collections.abc import Coroutine
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from phronesis.errors import ConfigError, EnvFault, SandboxUnavailable
 from phronesis.tools.browser import chromium
 
 if TYPE_CHECKING:
-    from playwright.async_api import Browser, BrowserContext, Playwright
+    from playwright.async_api import (
+        Browser,
+        BrowserContext,
+        CDPSession,
+        Dialog,
+        Download,
+        Frame,
+        Page,
+        Playwright,
+        Route,
+        WebSocketRoute,
+    )
 
 T = TypeVar("T")
 
 WINDOWS = 200
 """Windows after which Chromium is replaced."""
+USES = 50
+"""Episodes that may use a window one after the other."""
 MEMORY = 1 << 30
 """Bytes after which it is replaced."""
 START = 60.0
 """Seconds it may take to start."""
 CALL = 60.0
 """Seconds one call may take before the episode is ended as a fault of the world."""
+
+
+class Guest(Protocol):
+    """What an episode's view does for the slot it uses, in the browser's thread."""
+
+    async def answer(self, route: Route) -> None:
+        """Answers or refuses a request."""
+        ...
+
+    def happened(self, what: str, about: Dialog | Download | Page | Frame | WebSocketRoute) -> None:
+        """Hears of a dialog, a download, another window, a move of a frame, or a socket."""
+        ...
+
+
+class Slot:
+    """A context and its window, used by one episode after the other; all traces are cleared in between."""
+
+    def __init__(self, context: BrowserContext, page: Page, key: tuple[bool, tuple[int, int]]) -> None:
+        self.context, self.page, self.key = context, page, key
+        self.uses = 0
+        self.session: CDPSession | None = None
+        self.view: Guest | None = None
+        """The episode's view; None while nobody uses the slot."""
+
+    async def answer(self, route: Route) -> None:
+        """Hands a request to the episode."""
+        if self.view is None:
+            await route.abort("blockedbyclient")
+        else:
+            await self.view.answer(route)
+
+    def happened(self, what: str, about: Dialog | Download | Page | Frame | WebSocketRoute) -> None:
+        """Hands an event to the episode."""
+        if self.view is not None:
+            self.view.happened(what, about)
+
+    async def clean(self) -> None:
+        """Forgets cookies, storage, caches and the page."""
+        self.view = None
+        if self.key[0]:  # without scripts a page can leave nothing but cookies
+            origin = await self.page.evaluate("() => { window.name = ''; return location.origin; }")
+            self.session = self.session or await self.context.new_cdp_session(self.page)
+            if origin != "null":
+                told = {"origin": origin, "storageTypes": "all"}
+                await self.session.send("Storage.clearDataForOrigin", told)  # pyright: ignore[reportUnknownMemberType]
+        await self.context.clear_cookies()
+        await self.page.goto("about:blank")
 
 
 class Worker:
@@ -49,6 +108,9 @@ class Worker:
         self.opened, self.open = 0, 0
         """Windows since the start, and those open now."""
         self.starts = 0
+        self.starting: asyncio.Task[None] | None = None
+        self.idle: list[Slot] = []
+        """Cleaned, for the next episode of their kind."""
 
     def _run(self) -> None:
         asyncio.set_event_loop(self.loop)
@@ -60,39 +122,92 @@ class Worker:
         Raises:
             EnvFault: it took far too long.
         """
-        found = asyncio.run_coroutine_threadsafe(asyncio.wait_for(work, CALL), self.loop)
-        try:
-            return await asyncio.wrap_future(found)
-        except (TimeoutError, concurrent.futures.TimeoutError) as error:
-            raise EnvFault(f"the browser gave no answer within {CALL:g} s") from error
 
-    async def context(self, *, scripts: bool, size: tuple[int, int]) -> BrowserContext:
-        """A new context, in the browser's thread. `left` is to be called when it was closed."""
+        async def bounded() -> T | Exception:
+            try:
+                return await asyncio.wait_for(work, CALL)
+            except Exception as error:  # handed over, so that none is lost when nobody waits any more
+                return error
+
+        found = await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(bounded(), self.loop))
+        if isinstance(found, TimeoutError):
+            raise EnvFault(f"the browser gave no answer within {CALL:g} s") from found
+        if isinstance(found, Exception):
+            raise found
+        return found
+
+    def ready(self) -> None:
+        """Blocks until Chromium runs, so that no episode has to wait for it.
+
+        Raises:
+            ConfigError: there is no Chromium.
+            SandboxUnavailable: it cannot be confined here.
+            EnvFault: it did not start.
+        """
+        asyncio.run_coroutine_threadsafe(self._running(), self.loop).result(START + CALL)
+
+    async def _running(self) -> Browser:
+        """Chromium, started when it is not there or worn out. Who waits for it may be cancelled; its start is not."""
         async with self.turn:
-            tired = self.opened >= WINDOWS or (self.program is not None and self.program.memory() > MEMORY)
+            tired = self.opened >= WINDOWS or (
+                self.opened % 20 == 19 and self.program is not None and self.program.memory() > MEMORY
+            )
             if self.browser is not None and (not self.browser.is_connected() or (self.open == 0 and tired)):
                 await self._stop()
             if self.browser is None:
-                await self._start()
-            browser = self.browser
-            assert browser is not None
-            self.opened, self.open = self.opened + 1, self.open + 1
-        try:
-            return await browser.new_context(
-                service_workers="block",
-                accept_downloads=False,
-                java_script_enabled=scripts,
-                viewport={"width": size[0], "height": size[1]},
-                locale="en-GB",
-                timezone_id="UTC",
-            )
-        except BaseException:
-            self.left()
-            raise
+                self.starting = self.starting or asyncio.ensure_future(self._start())
+                try:
+                    await asyncio.shield(self.starting)
+                finally:
+                    if self.starting.done():
+                        self.starting = None
+            assert self.browser is not None
+            return self.browser
 
-    def left(self) -> None:
-        """A window was closed."""
+    async def take(self, view: Guest, *, scripts: bool, size: tuple[int, int]) -> Slot:
+        """A window for an episode, in the browser's thread; `give` takes it back."""
+        key = (scripts, size)
+        browser = await self._running()
+        self.opened, self.open = self.opened + 1, self.open + 1
+        found = next((slot for slot in self.idle if slot.key == key), None)
+        if found is not None:
+            self.idle.remove(found)
+        try:
+            slot = found or await self._slot(browser, key)
+        except BaseException:
+            self.open -= 1
+            raise
+        slot.view = view
+        return slot
+
+    async def give(self, slot: Slot) -> None:
+        """Takes a window back, in the browser's thread."""
         self.open -= 1
+        slot.uses += 1
+        try:
+            if slot.uses < USES:
+                await asyncio.wait_for(slot.clean(), 10)
+                self.idle.append(slot)
+                return
+        except Exception:  # whatever cannot be cleaned is thrown away
+            slot.view = None
+        with contextlib.suppress(Exception):
+            await slot.context.close()
+
+    async def _slot(self, browser: Browser, key: tuple[bool, tuple[int, int]]) -> Slot:
+        scripts, (width, height) = key
+        context = await browser.new_context(
+            service_workers="block", accept_downloads=False, java_script_enabled=scripts,
+            viewport={"width": width, "height": height}, locale="en-GB", timezone_id="UTC",
+        )  # fmt: skip
+        slot = Slot(context, await context.new_page(), key)
+        await context.route("**/*", slot.answer)
+        await context.route_web_socket("**/*", lambda socket: slot.happened("socket", socket))
+        context.on("page", lambda page: slot.happened("window", page))
+        slot.page.on("dialog", lambda dialog: slot.happened("dialog", dialog))
+        slot.page.on("download", lambda download: slot.happened("download", download))
+        slot.page.on("framenavigated", lambda frame: slot.happened("moved", frame))
+        return slot
 
     @property
     def isolation(self) -> str:
@@ -130,6 +245,7 @@ class Worker:
         self.opened, self.starts = 0, self.starts + 1
 
     async def _stop(self) -> None:
+        self.idle.clear()
         browser, driver, program = self.browser, self.driver, self.program
         self.browser = self.driver = self.program = None
         for ended in (browser and browser.close(), driver and driver.stop()):
