@@ -53,7 +53,6 @@ BUILT_IN = (
         "datadesk", "phronesis.envs.datadesk:make", "Ask and change real SQLite databases, perturbed so that one must look"
     ),
     Listing("mergeroad", "phronesis.envs.mergeroad:make", "Merge onto a motorway while the clock runs and thinking takes time"),
-    Listing("datadesk", "phronesis.envs.datadesk:make", "Ask and change real SQLite databases, perturbed so that one must look"),
     Listing("frozenlake", f"{_TEXT}:frozenlake", "Cross a frozen lake to the goal (Gymnasium FrozenLake)"),
     Listing("taxi", f"{_TEXT}:taxi", "Fetch a passenger and bring it where it wants to go (Gymnasium Taxi)"),
     Listing("cliffwalking", f"{_TEXT}:cliffwalking", "Walk along a cliff to the goal (Gymnasium CliffWalking)"),
