@@ -45,6 +45,10 @@ class Shell(ABC):
     async def end(self) -> str:
         """Ends it and everything that it started; says what it complained of."""
 
+    def place(self, path: str) -> str:
+        """Where the worker finds a path of the host."""
+        return path
+
 
 class PlainShell(Shell):
     """A process of this user, in a session of its own, with a small environment and an empty home folder."""
@@ -90,15 +94,16 @@ class BoxShell(Shell):
         os.chmod(self.links, 0o755)
         self.box: Box | None = None
         self.child: Child | None = None
+        self.shown: dict[str, str] = {}
+        """Folders of the host, and the links to them."""
 
     async def start(self, spec: WorkerSpec) -> Pipes:
         """Opens the box and starts the worker in it."""
-        environment_of = Path(spec.python).parent.parent
-        shown = [self._linked("python", environment_of), self._linked("guest", MAIN.parent)]
-        shown.append(self._linked("catalogue", spec.guest.parent))
+        for folder in (Path(spec.python).parent.parent, MAIN.parent, spec.guest.parent, *map(Path, spec.readable)):
+            self._link(folder)
         base = os.path.dirname(os.path.dirname(os.path.realpath(spec.python)))
         box = BoxSpec(
-            readable=(*shown, base, *spec.readable),
+            readable=(*self.shown.values(), base),
             memory=spec.memory,
             processes=64,
             limits=Limits(memory=None, open_files=1024, file_size=None),
@@ -106,13 +111,16 @@ class BoxShell(Shell):
         )
         self.box = await self.sandbox.open(box)
         variables = environment(self.box.work)
-        arguments = [f"{shown[0]}/bin/{Path(spec.python).name}", "-P", "-s", f"{shown[1]}/main.py", "--quiet"]
+        arguments = [self.place(spec.python), "-P", "-s", self.place(str(MAIN)), "--quiet"]
         self.child = await self.box.start(arguments, environment=variables)
         return Pipes(self.child.output, self.child.given, self.box.first)
 
-    def place(self, guest: Path) -> str:
-        """Where the worker finds a catalogue's file."""
-        return f"{self.links}/catalogue/{guest.name}"
+    def place(self, path: str) -> str:
+        """Its place under a link, if it lies in a folder that is shown."""
+        for folder, link in self.shown.items():
+            if path == folder or path.startswith(folder + "/"):
+                return link + path[len(folder) :]
+        return path
 
     async def end(self) -> str:
         """Closes the box."""
@@ -122,10 +130,11 @@ class BoxShell(Shell):
         shutil.rmtree(self.links, ignore_errors=True)
         return ""
 
-    def _linked(self, name: str, target: Path) -> str:
-        link = os.path.join(self.links, name)
-        os.symlink(target.resolve(), link)
-        return link
+    def _link(self, folder: Path) -> None:
+        link = os.path.join(self.links, str(len(self.shown)))
+        if str(folder) not in self.shown:
+            os.symlink(folder.resolve(), link)
+            self.shown[str(folder)] = link
 
 
 def environment(home: str) -> dict[str, str]:
@@ -164,9 +173,10 @@ class Process:
         except OSError as error:
             await self.kill("it could not be started")
             raise EnvFault(f"the worker of {spec.name!r} could not be started: {error}") from error
-        guest = self.shell.place(spec.guest) if isinstance(self.shell, BoxShell) else str(spec.guest)
+        place = self.shell.place
+        args = {name: place(value) if isinstance(value, str) else value for name, value in spec.args.items()}
         try:
-            self.about = await self._ask("hello", spec.start_seconds, {"catalogue": guest, "args": dict(spec.args)})
+            self.about = await self._ask("hello", spec.start_seconds, {"catalogue": place(str(spec.guest)), "args": args})
         except BaseException:
             await self.kill("it could not be opened")
             raise

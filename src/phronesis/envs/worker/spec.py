@@ -25,7 +25,7 @@ class WorkerSpec(Struct, frozen=True, kw_only=True):
     isolated: bool = True
     """Run in a box of the sandbox: no network, no files of the host but the interpreter's and the package's."""
     readable: tuple[str, ...] = ()
-    """Further folders that it may read."""
+    """Further folders that it may read, by absolute path. Arguments that lie in one are told as the worker sees them."""
     memory: int = 2 * GIB
     """Resident bytes of the process and of all that it starts; beyond, it is killed."""
     seconds: float = 30.0

@@ -36,6 +36,8 @@ class ListedTasks:
         """
         self.name, self.spec, self.endless, self.fields = name, spec, endless, dict(about or {})
         self.found: dict[str, list[Task]] = {"train": [], "heldout": []}
+        self.splits: dict[str, str] = {}
+        """Where the catalogue itself puts each problem."""
         self.read = 0
         self.lock = threading.Lock()
         self.about = now(_about(spec))
@@ -81,7 +83,9 @@ class ListedTasks:
             messages = messages_of(row["messages"])
             payload = cast("dict[str, Any]", row.get("payload", {}))
             key = digest(row.get("content") or row["messages"] or payload)
-            split = split_of(key)
+            split = str(row.get("split") or split_of(key))
+            if "split" in row and self.splits.setdefault(key, split) != split:
+                raise ConfigError(f"{self.name!r}: a problem lies in two splits: {str(row['payload'])[:200]}")
             place = self.found[split]
             task = Task(
                 id=str(row.get("id") or f"{split}-{len(place)}"),
