@@ -61,6 +61,15 @@ def test_the_planted_weakness(listing):
 
 def test_the_worlds_with_a_weakness_are_these():
     """So that none loses its weakness, and with it the test of detectors, without being noticed."""
-    assert {"countdown", "sort", "gridplan", "datadesk", "microwiki", "miniweb", "talkworld", "terminal", "mergeroad"} <= {
-        listing.name for listing in PLANTED
-    }
+    assert {
+        "countdown",
+        "sort",
+        "gridplan",
+        "datadesk",
+        "microwiki",
+        "miniweb",
+        "talkworld",
+        "terminal",
+        "coderepair",
+        "mergeroad",
+    } <= {listing.name for listing in PLANTED}

@@ -48,6 +48,7 @@ BUILT_IN = (
     Listing("microwiki", "phronesis.envs.microwiki:make", "Questions over pages that disagree: exact answers, with proof"),
     Listing("miniweb", "phronesis.envs.miniweb:make", "Order, write, reserve on the web site of a small town, in a browser"),
     Listing("terminal", "phronesis.envs.terminal:make", "Repair and operations work at a real shell, tested afterwards"),
+    Listing("coderepair", "phronesis.envs.coderepair:make", "Repair a broken module of the standard library"),
     Listing("talkworld", "phronesis.envs.talkworld:make", "Serve customers by a policy; the database shows what was done"),
     Listing(
         "datadesk", "phronesis.envs.datadesk:make", "Ask and change real SQLite databases, perturbed so that one must look"

@@ -15,10 +15,10 @@ from typing import Any, cast
 
 import msgspec
 
-from phronesis.env import Env, EnvSpec
+from phronesis.env import EnvSpec
 from phronesis.envs import boxes
 from phronesis.envs.digest import digest
-from phronesis.envs.noise import Noise, NoisyEnv, noisy
+from phronesis.envs.noise import Noise, noisy
 from phronesis.envs.terminal import judge
 from phronesis.envs.terminal.cheats import CHEATS, checker_fooled
 from phronesis.envs.terminal.job import ANSWER, FIRST_COMMIT, Job
@@ -197,13 +197,6 @@ def _key(tree: judge.Tree, folder: str) -> str:
 
 def _share(passed: list[bool]) -> float:
     return sum(passed) / len(passed) if passed else 1.0
-
-
-def terminal_of(env: Env) -> TerminalEnv:
-    """The episode inside an environment, also behind an imperfect channel."""
-    while isinstance(env, NoisyEnv):
-        env = env.inner
-    return cast("TerminalEnv", env)
 
 
 def make(
