@@ -75,13 +75,20 @@ def test_a_group_points_at_its_first_member():
     assert not cache.shared.any()
 
 
-def test_new_memory_is_announced_before_it_is_used():
-    told: list[tuple[int, bool]] = []
-    cache = KVCache(SIZES, torch.float32, torch.device("cpu"), 4, lambda part: told.append((part.nbytes, bool(part.any()))))
+def test_new_memory_is_announced_before_it_is_written_to():
+    """Large pages are given only to memory that nobody has written to; what `prepare` leaves there is zeroed afterwards."""
+    told: list[int] = []
+
+    def prepare(part: torch.Tensor) -> None:
+        part.fill_(float("nan"))
+        told.append(part.nbytes)
+
+    cache = KVCache(SIZES, torch.float32, torch.device("cpu"), 4, prepare)
     cache.reserve(1, 10)
+    assert not cache.keys.any() and not cache.values.any()
     cache.keys.fill_(1)
     cache.values.fill_(1)
-    before = len(told)
+    old, before = cache.keys.numel(), len(told)
     cache.reserve(17, 100)
-    assert before >= 2 and [empty for _, empty in told[before:]] == [False, False]
-    assert [size for size, _ in told[before:]] == [cache.keys.nbytes, cache.values.nbytes]
+    assert told[before:] == [cache.keys.nbytes, cache.values.nbytes]
+    assert cache.keys.sum() == cache.values.sum() == old

@@ -43,7 +43,7 @@ class KVCache:
     ):
         """An empty cache with key blocks of `block` tokens, which divides `TOKEN_STEP`; None means one block a slot.
 
-        `prepare` is told of new memory before it is used.
+        `prepare` is told of new memory before anything is written to it.
         """
         self._config, self._dtype, self._device, self._block, self._prepare = config, dtype, device, block, prepare
         self.keys, self.values, self.mask = self._allocate(0, 0)
@@ -132,13 +132,13 @@ class KVCache:
         blocks = tokens // block if block else 1
 
         def zeros(*shape: int) -> Tensor:
-            return torch.zeros(*shape, dtype=self._dtype, device=self._device)
+            fresh = torch.empty(*shape, dtype=self._dtype, device=self._device)
+            if self._prepare is not None:
+                self._prepare(fresh)  # before the zeros: large pages are given when memory is first written to
+            return fresh.zero_()
 
         keys = zeros(c.layers, slots, c.kv_heads, blocks, c.head_dim, block)
         values = zeros(c.layers, slots, c.kv_heads, tokens, c.head_dim)
-        if self._prepare is not None:
-            self._prepare(keys)
-            self._prepare(values)
         mask = torch.full((slots, tokens), -torch.inf, dtype=self._dtype, device=self._device)
         mask[:, :1] = 0
         return keys, values, mask

@@ -53,8 +53,8 @@ ORDER = 2
 """Number of the order in which the compiled step adds; counted up whenever the last bits of results change."""
 LINE = 16
 """Numbers of four bytes the processor's cache moves at once."""
-POOL = 1 << 21
-"""Numbers asked for at once for the copy of the weights."""
+POOL = 1 << 23
+"""Numbers asked for at once for the copy of the weights; what is not used is never touched."""
 
 _I64, _F32, _PTR = ctypes.c_int64, ctypes.c_float, ctypes.c_void_p
 _LAYER = (

@@ -33,6 +33,7 @@
 #define QUERIES (VL / 2) /* that look at the same keys and values together */
 #define MOST_WAYS 8 /* interleaved sums over the keys */
 #define MOST_THREADS 16
+#define FEW_ROWS 4 /* entered at a time: to tell others that it is done waits for all that was written */
 #define LINE 8 /* 64-bit numbers that the cache moves at once */
 #define ENOUGH 24576 /* rows times inner size for which one panel is worth taking */
 
@@ -43,6 +44,7 @@ typedef vec loose __attribute__((aligned(4), may_alias));
 #define LOAD(p) (*(const loose *)(p))
 #define STORE(p, v) (*(loose *)(p) = (v))
 #define SMALL static inline __attribute__((always_inline))
+#define LARGE static __attribute__((noinline)) /* compiled by itself, whoever calls it */
 
 typedef struct {
   const float *attn_norm, *qkv, *qkv_bias, *qk_scale, *o, *o_bias, *mlp_norm, *gate_up, *gate_up_bias, *down, *down_bias;
@@ -225,7 +227,7 @@ typedef struct {
 
 /* Outputs [first, end) of c[R, N] = a[R, K] · weightᵀ (+ bias) (+ c); `first` is a multiple of NW, and so is `end` or it is N.
    ldc is at least N rounded up to NW, and so is the bias. At the end what lies at `after` is fetched. */
-static void product(int64_t rows, const Matrix *w, int64_t first, int64_t end, const float *a, int64_t lda, float *c, int64_t ldc,
+LARGE void product(int64_t rows, const Matrix *w, int64_t first, int64_t end, const float *a, int64_t lda, float *c, int64_t ldc,
                     const float *after) {
   int64_t n = first, inner = w->inner, parts = (rows + TALL - 1) / TALL, height = (rows + parts - 1) / parts;
   int64_t stride = sizeof(float) * NW / parts; /* the next panel, in equal parts */
@@ -258,6 +260,7 @@ typedef struct {
 
 /* Begins a phase. */
 static void open_phase(Team *t, int64_t units) {
+  if (t->threads == 1) t->to[0] = 0; /* alone: counted from 0, and nobody is told */
   for (int64_t i = 0; i < t->threads; i++) {
     t->first[i] = units * i / t->threads;
     t->from[i] = t->to[i];
@@ -268,6 +271,7 @@ static void open_phase(Team *t, int64_t units) {
 
 /* A unit of the phase that nobody has taken, or -1. */
 static int64_t take(Team *t) {
+  if (t->threads == 1) return t->from[0] < t->to[0] ? t->from[0]++ : -1;
   for (int64_t i = 0; i < t->threads; i++) {
     int64_t whose = t->index + i < t->threads ? t->index + i : t->index + i - t->threads;
     int64_t taken = __atomic_load_n(TAKEN(t, whose), __ATOMIC_ACQUIRE);
@@ -278,10 +282,13 @@ static int64_t take(Team *t) {
   return -1;
 }
 
-static void give(Team *t) { __atomic_fetch_add(DONE(t), 1, __ATOMIC_RELEASE); }
+static void give(Team *t) {
+  if (t->threads > 1) __atomic_fetch_add(DONE(t), 1, __ATOMIC_RELEASE);
+}
 
 /* Waits until all units of the phase are done. */
 static void settle(Team *t) {
+  if (t->threads == 1) return;
   for (int64_t spins = 0; __atomic_load_n(DONE(t), __ATOMIC_ACQUIRE) < t->opened; spins++) {
 #if defined(__x86_64__) || defined(__i386__)
     __builtin_ia32_pause();
@@ -457,7 +464,7 @@ SMALL void repeated(const float *q, int64_t size, float *spread) {
     for (int64_t i = 0; i < GROUP; i++) memcpy(spread + e * VL + i * 4, q + 4 * e, 4 * sizeof(float));
 }
 
-static void mix(const Seen *seen, const Seen *next, int64_t count, int64_t from, const float *begun, int64_t size,
+LARGE void mix(const Seen *seen, const Seen *next, int64_t count, int64_t from, const float *begun, int64_t size,
                 const float *weights, float scale, float *out) {
   if (size == VL) MIX(1, 8)
   else if (size == 2 * VL) MIX(2, 4)
@@ -475,7 +482,7 @@ static void mix(const Seen *seen, const Seen *next, int64_t count, int64_t from,
 
 /* One query over `count` keys; `weights` has room for the scores, `spread` for the query GROUP times. What `next` sees is
    fetched meanwhile. */
-static void attend(const float *q, const Seen *seen, const Seen *next, int64_t count, int64_t size, float *spread, float *weights,
+LARGE void attend(const float *q, const Seen *seen, const Seen *next, int64_t count, int64_t size, float *spread, float *weights,
                    float *out) {
   repeated(q, size, spread);
   scores(q, spread, seen->keys[0], 0, seen->split, size, weights, next->keys[0] - seen->keys[0]);
@@ -497,7 +504,7 @@ typedef struct {
 #define TOGETHER (QUERIES / 2) /* whose scores lie in registers together */
 
 /* Scores of VL keys at a time from `t` on until `end` is reached; what comes after `end` means nothing. */
-static void scores_of_many(const float *spread, const float *keys, int64_t t, int64_t end, int64_t size, float *weights, int64_t ldw) {
+LARGE void scores_of_many(const float *spread, const float *keys, int64_t t, int64_t end, int64_t size, float *weights, int64_t ldw) {
   for (; t < end; t += VL) {
     vec s[TOGETHER][4];
     const float *k = keys + t * size;
@@ -546,7 +553,7 @@ static int can_group(int64_t size) { return size == VL || size == 2 * VL || size
 
 /* `spread` has room for QUERIES queries GROUP times, `weights` for QUERIES times `ldw` scores, `begun` for QUERIES times
    MOST_WAYS sums. */
-static void attend_many(const Queries *all, const Seen *seen, int64_t size, float *spread, float *weights, int64_t ldw,
+LARGE void attend_many(const Queries *all, const Seen *seen, int64_t size, float *spread, float *weights, int64_t ldw,
                         float *begun) {
   int64_t fewest = all->count[0], most = all->count[0];
   float scale[QUERIES];
@@ -686,28 +693,36 @@ static void multiply(const Block *s, const Model *m, const float *weight, const 
   settle(s->team);
 }
 
-/* Turns the queries and the key of row r that belong to key/value head j of layer n; key and value go to the cache. */
-static void enter(const Model *m, const Cache *cache, int64_t n, const Block *s, int64_t r, int64_t j) {
+/* Turns queries and keys of some pairs of row and key/value head, numbered row by row, of layer n; keys and values go to the
+   cache. */
+LARGE void enter(const Model *m, const Cache *cache, int64_t n, const Block *s, int64_t first, int64_t end) {
   const Layer *w = m->layer + n;
   const int64_t E = m->head_dim, J = m->kv_heads, H = m->heads, T = cache->capacity, groups = H / J;
-  int64_t at = s->positions[r], line = (n * cache->slots + s->slots[r]) * J + j;
-  const float *cosine = m->cos + at * E, *sine = m->sin + at * E;
-  float *row = s->qkv + r * s->ldq, *one = s->weights;
-  for (int64_t i = 0; i <= groups; i++) {
-    int64_t h = i < groups ? j * groups + i : H + j;
-    const float *scale = w->qk_scale + h * E;
-    if (m->qk_norm)
-      norm(row + h * E, scale, E, m->eps, one);
-    else
-      for (int64_t e = 0; e < E; e++) one[e] = row[h * E + e] * scale[e];
-    turn(one, cosine, sine, E, row + h * E);
+  const int qk_norm = m->qk_norm;
+  const float eps = m->eps;
+  float *one = s->weights;
+  for (int64_t r = first / J; r * J < end; r++) {
+    int64_t from = r * J < first ? first % J : 0, to = (r + 1) * J > end ? end - r * J : J, at = s->positions[r];
+    float *row = s->qkv + r * s->ldq;
+    const float *cosine = m->cos + at * E, *sine = m->sin + at * E;
+    for (int64_t h = from * groups, last = H + to; h < last; h = h + 1 == to * groups ? H + from : h + 1) {
+      const float *scale = w->qk_scale + h * E;
+      if (qk_norm)
+        norm(row + h * E, scale, E, eps, one);
+      else
+        for (int64_t e = 0; e < E; e++) one[e] = row[h * E + e] * scale[e];
+      turn(one, cosine, sine, E, row + h * E);
+    }
+    for (int64_t j = from; j < to; j++) {
+      int64_t line = (n * cache->slots + s->slots[r]) * J + j;
+      float *keys = cache->keys + line * E * T + at / GROUP * GROUP * E, *key = row + (H + j) * E;
+      if (E % 4)
+        for (int64_t e = 0; e < E; e++) keys[at % GROUP + e * GROUP] = key[e];
+      else
+        for (int64_t e = 0; e < E; e += 4) memcpy(keys + at % GROUP * 4 + e * GROUP, key + e, 4 * sizeof(float));
+      memcpy(cache->values + (line * T + at) * E, row + (H + J + j) * E, sizeof(float) * E);
+    }
   }
-  float *keys = cache->keys + line * E * T + at / GROUP * GROUP * E, *key = row + (H + j) * E;
-  if (E % 4)
-    for (int64_t e = 0; e < E; e++) keys[at % GROUP + e * GROUP] = key[e];
-  else
-    for (int64_t e = 0; e < E; e += 4) memcpy(keys + at % GROUP * 4 + e * GROUP, key + e, 4 * sizeof(float));
-  memcpy(cache->values + (line * T + at) * E, row + (H + J + j) * E, sizeof(float) * E);
 }
 
 /* What the queries of a row that share key/value head j look at, in layer n. */
@@ -766,24 +781,23 @@ static void attention(const Model *m, const Cache *cache, int64_t n, const Block
     int64_t some = s->team->threads == 1 ? pairs : s->rows >= 4 * s->team->threads ? J : 1;
     SHARE(s->team, (pairs + some - 1) / some, u) {
       int64_t end = (u + 1) * some < pairs ? (u + 1) * some : pairs;
-      for (int64_t unit = u * some; unit < end; unit++) enter(m, cache, n, s, unit / J, unit % J);
+      enter(m, cache, n, s, u * some, end);
       attend_rows(m, cache, n, s, u * some, end);
     }
     settle(s->team);
     return;
   }
-  SHARE(s->team, s->rows, r)
-    for (int64_t j = 0; j < J; j++) enter(m, cache, n, s, r, j);
+  const int64_t some = s->team->threads == 1 ? pairs : FEW_ROWS * J;
+  SHARE(s->team, (pairs + some - 1) / some, u)
+    enter(m, cache, n, s, u * some, (u + 1) * some < pairs ? (u + 1) * some : pairs);
   settle(s->team);
   if (only_enter) return;
-  int64_t r = 0, before = 0; /* the run of the last unit, and the units before it */
+  int64_t r = 0, rows = 0, before = 0, count = 0; /* the run of the last unit, the units before it and its own */
   SHARE(s->team, tiles, u) {
-    int64_t rows, count;
-    if (u < before) r = before = 0;
-    for (;; r += rows, before += count) {
-      rows = run_at(s, r);
+    if (u < before) r = rows = before = count = 0;
+    while (u >= before + count) {
+      r += rows, before += count, rows = run_at(s, r);
       count = rows > 1 && grouped ? J * ((rows * groups + QUERIES - 1) / QUERIES) : rows * J;
-      if (u < before + count) break;
     }
     int64_t inside = u - before, each = count / J;
     if (rows > 1 && grouped)
