@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import importlib
+import inspect
 
 import pytest
 from env_scripts import act, call, play, texts
@@ -15,6 +17,7 @@ from phronesis.envs.game_env import game_of
 from phronesis.envs.microwiki import Dials, MicroWiki, altered, corpus_of, judge, make, provenance, renamed, task
 from phronesis.envs.microwiki.env import CHEATS, told
 from phronesis.envs.microwiki.pages import FORUM, KINDS, NEWSPAPER, OLD, REGISTER, library
+from phronesis.envs.microwiki.stdlib import routines
 from phronesis.envs.microwiki.tasks import Plan, generated, question
 from phronesis.envs.microwiki.world import World, world
 from phronesis.envs.scripted import Clock, expert, play_scripted, reward_of
@@ -258,9 +261,50 @@ def test_no_conflicts_no_traps():
         )
 
 
+def test_the_documentation_of_python_says_what_python_does():
+    known = routines()
+    dedent, which = (next(r for r in known[m][1] if r.name == n) for m, n in (("textwrap", "dedent"), ("shutil", "which")))
+    assert dedent.text.startswith("textwrap.dedent(text)\n\nRemove any common leading whitespace") and dedent.defaults == ()
+    assert "shutil.which(cmd, mode=1, path=None)" in which.text and which.defaults == (("mode", "1"),)
+    checked = 0
+    for _, found in known.values():
+        for routine in found:
+            parameters = inspect.signature(getattr(importlib.import_module(routine.module), routine.name)).parameters
+            for parameter, default in routine.defaults:
+                assert repr(parameters[parameter].default) == default and f"{parameter}={default}" in routine.text
+                checked += 1
+    assert checked > 100
+
+
+def test_questions_about_the_standard_library():
+    spec, kinds = make(corpus="stdlib", conflicts=1.0), set()
+    for index in range(25):
+        found = spec.task("train", index)
+        pages, problem = corpus_of(found.payload)
+        by_id = {page.id: page for page in pages}
+        proof, trap = by_id[problem.evidence[-1]], by_id[problem.traps[0]]
+        parameter = found.messages[0].text.split("parameter ")[1].split(" of ")[0]
+        assert f"{parameter}={problem.answer}" in proof.text and proof.source == "Python documentation"
+        assert len(problem.evidence) == (1 if found.difficulty == 1 else 2) and problem.misled[0] != problem.answer
+        assert (proof.title in found.messages[0].text) is (found.difficulty == 1)
+        assert altered(pages) == ((trap.id,) if trap.source.startswith("mirror") else ())
+        kinds.add(trap.source.split(" of ")[0])
+    assert kinds == {"forum", "mirror"}
+    keys = {split: {spec.task(split, i).content_key for i in range(60)} for split in ("train", "heldout")}
+    assert keys["train"].isdisjoint(keys["heldout"])
+
+
+def test_the_contract_holds_for_the_standard_library():
+    report = asyncio.run(check(make(corpus="stdlib", loophole=True), rules=["oracle", "null agent", "exploit", "snapshots"]))
+    assert report.ok, render(report)
+    with pytest.raises(ConfigError, match="<= 3"):
+        make(max_difficulty=4, corpus="stdlib")
+
+
+@pytest.mark.parametrize("corpus", ["generated", "stdlib"])
 @pytest.mark.parametrize("name", CHEATS)
-def test_cheats_earn_nothing(name):
-    spec = make()
+def test_cheats_earn_nothing(name, corpus):
+    spec = make(corpus=corpus)
     for index in range(5):
         _, reward = asyncio.run(_episode(spec, spec.task("train", index), CHEATS[name]()))
         assert (reward.value, reward.component("true").score) == (0.0, 0.0)

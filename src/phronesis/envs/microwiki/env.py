@@ -5,7 +5,7 @@ from __future__ import annotations
 import weakref
 from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
-from typing import Any, Literal, cast
+from typing import Any, cast
 
 from msgspec import Struct
 
@@ -13,7 +13,7 @@ from phronesis.env import EnvSpec, Speaker
 from phronesis.envs.final import field, listed
 from phronesis.envs.game_env import Game, playing, rubric, scripted
 from phronesis.envs.microwiki.pages import altered
-from phronesis.envs.microwiki.tasks import HOPS, Dials, corpus_of, task
+from phronesis.envs.microwiki.tasks import HOPS, CorpusName, Dials, corpus_of, task
 from phronesis.envs.noise import Noise, noisy
 from phronesis.envs.trl_style import calling
 from phronesis.records import Message, say
@@ -261,7 +261,7 @@ def make(
     *,
     conflicts: float = 0.5,
     size: int = 1,
-    corpus: Literal["generated"] = "generated",
+    corpus: CorpusName = "generated",
     salt: str = "",
     loophole: bool = False,
     noise: Noise | None = None,

@@ -58,6 +58,21 @@ class Library(NamedTuple):
     """Entities with a page that redirects from their alias."""
 
 
+class Problem(NamedTuple):
+    """A question, its answer and what proves it."""
+
+    question: str
+    answer: str
+    evidence: tuple[str, ...]
+    """For every step, the page that proves it."""
+    steps: tuple[str, ...]
+    """For every step, what to search for."""
+    misled: tuple[str, ...]
+    """Answers of those who believe a source that is not to be trusted."""
+    traps: tuple[str, ...]
+    """The pages that say so."""
+
+
 def provenance(page: Page) -> str:
     """The fingerprint of what a page says.
 

@@ -12,17 +12,20 @@ from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import Any, Literal, NamedTuple
 
+import msgspec
 from msgspec import Struct
 
 from phronesis.envs.digest import digest, split_of
 from phronesis.envs.game_env import levels
-from phronesis.envs.microwiki.pages import KINDS, Fact, Library, library, provenance
+from phronesis.envs.microwiki.pages import KINDS, Fact, Library, Problem, library, provenance
+from phronesis.envs.microwiki.stdlib import LEVELS, stdlib
 from phronesis.envs.microwiki.world import RELATIONS, World, world
 from phronesis.errors import ConfigError
 from phronesis.records import Task, say
 from phronesis.seeding import rng
 from phronesis.tools.search import Page
 
+CorpusName = Literal["generated", "stdlib"]
 HOPS = 4
 """Most pages an answer takes."""
 RULES = (
@@ -46,33 +49,18 @@ class Dials(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Share of the facts on the way to the answer that sources disagree on, in [0, 1]."""
     size: int = 1
     """How many times as many pages, from 1 to 3; 1 means about 50."""
-    corpus: Literal["generated"] = "generated"
-    """Which pages there are."""
+    corpus: CorpusName = "generated"
+    """Which pages there are: an invented world, or the documentation of Python's standard library (levels up to 3)."""
     salt: str = ""
     """Tasks of another salt are others; a secret one cannot be prepared for."""
 
     def validate(self) -> None:
         """Raises ConfigError for values out of range."""
-        levels("microwiki", self.min_difficulty, self.max_difficulty, HOPS)
+        levels("microwiki", self.min_difficulty, self.max_difficulty, HOPS if self.corpus == "generated" else LEVELS)
         if not 0 <= self.conflicts <= 1:
             raise ConfigError(f"microwiki conflicts must be in [0, 1], got {self.conflicts!r}")
         if not 1 <= self.size <= 3:
             raise ConfigError(f"microwiki size must be 1, 2 or 3, got {self.size!r}")
-
-
-class Problem(NamedTuple):
-    """A question, its answer and what proves it."""
-
-    question: str
-    answer: str
-    evidence: tuple[str, ...]
-    """For every step, the page that proves it."""
-    steps: tuple[str, ...]
-    """For every step, what to search for."""
-    misled: tuple[str, ...]
-    """Answers of those who believe a source that is not to be trusted."""
-    traps: tuple[str, ...]
-    """The pages that say so."""
 
 
 class Plan(NamedTuple):
@@ -164,10 +152,14 @@ def corpus_of(payload: Mapping[str, Any]) -> tuple[tuple[Page, ...], Problem]:
     Raises:
         ConfigError: the pages are not those the task was made with.
     """
-    pages, problem, _ = generated(**payload["corpus"])
-    if frozen(pages.pages) != payload["frozen"]:
+    if payload["kind"] == "stdlib":
+        pages, problem, _ = stdlib(**payload["corpus"])
+    else:
+        found, problem, _ = generated(**payload["corpus"])
+        pages = found.pages
+    if frozen(pages) != payload["frozen"]:
         raise ConfigError("the pages differ from those this task was made with; make the task anew with this version")
-    return pages.pages, problem
+    return pages, problem
 
 
 def frozen(pages: Sequence[Page]) -> str:
@@ -181,28 +173,37 @@ def task(dials: Dials, split: str, index: int) -> Task:
     hops = source.randint(dials.min_difficulty, dials.max_difficulty)
     while True:
         seed = f"{source.getrandbits(48):x}"
-        corpus = {"seed": seed, "names": seed, "hops": hops, "conflicts": dials.conflicts, "size": dials.size}
-        pages, problem, key = generated(**corpus)
+        corpus: dict[str, Any] = {"seed": seed, "hops": hops, "conflicts": dials.conflicts, "size": dials.size}
+        if dials.corpus == "stdlib":
+            pages, problem, key = stdlib(**corpus)
+        else:
+            corpus |= {"names": seed}
+            found, problem, key = generated(**corpus)
+            pages = found.pages
         if split_of(key) == ("train" if split == "train" else "heldout"):
             break
-    return told(f"microwiki-{split}-{index}", split, corpus, pages.pages, problem, key)
+    made = Task(id=f"microwiki-{split}-{index}", env="microwiki", split=split, difficulty=float(hops), content_key=key)
+    return told(made, dials.corpus, corpus, pages, problem)
 
 
-def told(name: str, split: str, corpus: Mapping[str, Any], pages: Sequence[Page], problem: Problem, key: str) -> Task:
-    """A problem as a task."""
-    return Task(
-        id=name,
-        env="microwiki",
+def told(made: Task, kind: str, corpus: Mapping[str, Any], pages: Sequence[Page], problem: Problem) -> Task:
+    """The task with its question and payload."""
+    return msgspec.structs.replace(
+        made,
         messages=(say("user", f"{problem.question}\n\n{RULES}"),),
-        payload={"corpus": dict(corpus), "frozen": frozen(pages), "answer": problem.answer, "evidence": list(problem.evidence)},
-        split=split,
-        difficulty=float(len(problem.evidence)),
-        content_key=key,
+        payload={
+            "kind": kind,
+            "corpus": dict(corpus),
+            "frozen": frozen(pages),
+            "answer": problem.answer,
+            "evidence": list(problem.evidence),
+        },
     )
 
 
 def renamed(original: Task, names: str) -> Task:
-    """The same task in a world where everything is called otherwise: an isomorphic copy, with the same content key."""
+    """The same task in a generated world where everything is called otherwise: an isomorphic copy, of the same key."""
     corpus = {**original.payload["corpus"], "names": names}
     pages, problem, key = generated(**corpus)
-    return told(f"{original.id}-{names}", original.split, corpus, pages.pages, problem, key)
+    made = msgspec.structs.replace(original, id=f"{original.id}-{names}", content_key=key)
+    return told(made, "generated", corpus, pages.pages, problem)
