@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Awaitable
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Literal, cast
 from urllib.parse import urljoin, urlsplit
 
 import msgspec
@@ -19,6 +19,7 @@ from phronesis.tools.browser.worker import Slot, Worker, shared
 
 if TYPE_CHECKING:
     from playwright.async_api import Dialog, Download, Frame, JSHandle, Page, Route, WebSocketRoute
+    from playwright.async_api import Request as Asked
 
 PATIENCE = 3000.0
 """Milliseconds an element may take to become ready to be clicked."""
@@ -179,20 +180,34 @@ class ChromiumView(View):
 
     async def _answer(self, route: Route) -> None:
         asked = route.request
-        main = asked.is_navigation_request() and asked.frame == self.page.main_frame
+        where = self._where(asked) if asked.is_navigation_request() else "part"
         self.busy += 1
         try:
+            if where == "window":  # an empty page comes, so that the window is known and can be closed
+                self.blocked += 1
+                await route.fulfill(status=403, content_type="text/html", body="")
+                return
             found = self._found(asked.method, asked.url, asked.post_data or "")
             if found is None:
-                self._blocked(asked.url, main)
-                await route.abort("aborted" if asked.is_navigation_request() else "blockedbyclient")
+                self._blocked(asked.url, where == "main")
+                await route.abort("aborted" if where == "main" else "blockedbyclient")
                 return
-            if main:
+            if where == "main":
                 self.got = asked.method == "GET"
             status, media_type, headers, body = found
             await route.fulfill(status=status, content_type=media_type, headers=headers, body=body)
         finally:
             self.busy -= 1
+
+    def _where(self, asked: Asked) -> Literal["main", "frame", "window"]:
+        """Whether a page is to come into the window itself, into a frame of it, or into a new window."""
+        from playwright.async_api import Error
+
+        try:
+            frame = asked.frame
+        except Error:  # a new window's frame is not known yet
+            return "window"
+        return "main" if frame == self.page.main_frame else "frame" if frame.page == self.page else "window"
 
     def _found(self, method: str, url: str, body: str) -> tuple[int, str, dict[str, str], bytes] | None:
         """What the site answers; None when the address, or one it redirects to, is not of this site.
