@@ -130,4 +130,12 @@ def now(work: Coroutine[Any, Any, T]) -> T:
 
 async def soon(work: Coroutine[Any, Any, T]) -> T:
     """The result of work in the thread. Whoever stops waiting does not stop it: the process stays in step."""
-    return await asyncio.shield(asyncio.wrap_future(hub().submit(work)))
+    waited = asyncio.wrap_future(hub().submit(work))
+    waited.add_done_callback(_seen)
+    return await asyncio.shield(waited)
+
+
+def _seen(done: asyncio.Future[Any]) -> None:
+    """Takes note of what went wrong where nobody waits any more."""
+    if not done.cancelled():
+        done.exception()

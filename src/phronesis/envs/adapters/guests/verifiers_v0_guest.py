@@ -153,11 +153,11 @@ class VerifiersV0:
 
     def _rows(self, split: str) -> list[dict[str, Any]]:
         env = self.env
-        empty: list[Foreign] = []
+        empty: list[dict[str, Any]] = []
         found = cast("list[dict[str, Any]]", env.get_dataset() if split == "train" else empty)
         if split == "heldout" and has_own_evaluation(env):
             found = cast("list[dict[str, Any]]", env.get_eval_dataset())
-        return [json.loads(json.dumps({**row}, default=str)) for row in found]
+        return [json.loads(json.dumps(dict(row), default=str)) for row in found]
 
 
 def has_own_evaluation(env: Foreign) -> bool:
@@ -166,7 +166,7 @@ def has_own_evaluation(env: Foreign) -> bool:
 
 
 def _role(message: Foreign) -> str:
-    return str(message["role"] if isinstance(message, dict) else message.role)
+    return str(cast("dict[str, object]", message)["role"] if isinstance(message, dict) else message.role)
 
 
 def plain_message(message: Foreign) -> dict[str, Any]:
