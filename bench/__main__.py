@@ -11,6 +11,7 @@ from bench.engine import engine
 from bench.learner import learner
 from bench.maths import maths
 from bench.measure import Row, difference, read, table, write
+from bench.overlap import overlap
 from bench.sandbox import sandbox
 from bench.trl_guess.case import learning, speed
 
@@ -21,6 +22,7 @@ CASES: dict[str, Callable[[], list[Row]]] = {
     "trl-learning": learning,
     "maths": maths,
     "sandbox": sandbox,
+    "overlap": overlap,
 }
 """Name -> what measures it."""
 DEFAULT = ("trl-guess", "learner", "engine")

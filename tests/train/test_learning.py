@@ -17,6 +17,7 @@ from phronesis.models.tiny import TinyModel
 from phronesis.rollout.limits import Limits
 from phronesis.store import Run
 from phronesis.train import job
+from phronesis.train.asynchrony import AsyncConfig
 from phronesis.train.config import EnvChoice, EvalConfig, ModelConfig, PrimeConfig, RunConfig
 from phronesis.train.learner import LearnerConfig
 from phronesis.train.optimizer import AdamWConfig, MuonConfig
@@ -69,6 +70,17 @@ def test_bandit(tmp_path, seed):
     """One decision. Random answers earn 0.4."""
     curve = rewards(lesson("bandit", seed, steps=14, lr=4e-3, shown=BANDIT), tmp_path / "run")
     assert curve[0] < 0.7 and fmean(curve[-4:]) > 0.9
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_copy_while_playing_goes_on(tmp_path, seed):
+    """The same with batches of up to two updates older weights, whose ratio refers to what the sampler recorded."""
+    config = lesson("copy", seed, steps=48, lr=3e-3, shown=SHORT)
+    config = replace(config, asynchrony=AsyncConfig(staleness=2), learner=replace(config.learner, old="sampler"))
+    curve = rewards(config, tmp_path / "run")
+    assert curve[0] < 0.75 and fmean(curve[-12:]) > 0.85
+    with Run.open(tmp_path / "run") as run:
+        assert fmean(v for _, v in run.curve("age/mean")) > 0.5
 
 
 @pytest.mark.parametrize("seed", [0, 1, 2])
