@@ -58,6 +58,7 @@ BUILT_IN = (
     Listing("taxi", f"{_TEXT}:taxi", "Fetch a passenger and bring it where it wants to go (Gymnasium Taxi)"),
     Listing("cliffwalking", f"{_TEXT}:cliffwalking", "Walk along a cliff to the goal (Gymnasium CliffWalking)"),
     Listing("blackjack", "phronesis.envs.adapters.blackjack:blackjack", "Hit or stick against a dealer (Gymnasium Blackjack)"),
+    Listing("miniwob", "phronesis.envs.adapters.miniwob:miniwob", "Small tasks on MiniWoB++ pages in a real browser"),
     Listing("probe-bandit", "phronesis.envs.probes:bandit", _PROBE + "one decision, always the same best answer"),
     Listing("probe-copy", "phronesis.envs.probes:copy", _PROBE + "the best answer depends on the prompt"),
     Listing("probe-memory", "phronesis.envs.probes:memory", _PROBE + "the answer is asked for one turn later"),
@@ -70,6 +71,7 @@ BUILT_IN = (
 OUTSIDE = Listing("outside", "phronesis.envs.outside:make", "A world that agents outside bring with them")
 """Known by name, too, and not among those there are to play."""
 CATALOGUES = (
+    Listing("harbor", f"{_ADAPTERS}.harbor:make", "Harbor task folders, played in boxes, folder=PATH"),
     Listing("reasoning_gym", f"{_ADAPTERS}.reasoning_gym:make", "reasoning-gym: 106 generators of problems, dataset=NAME"),
     Listing("openenv", f"{_ADAPTERS}.openenv.client:make", "A world behind an OpenEnv server, url=ws://…"),
     Listing("textarena", f"{_ADAPTERS}.textarena:make", "TextArena: text games for one or two players, game=NAME"),
