@@ -71,6 +71,7 @@ format: setup-dev  ## rewrite files in the house style, and the pages that are w
 	$(BIN)/ruff format .
 	$(BIN)/python scripts/algorithms.py
 	OMP_NUM_THREADS=1 $(BIN)/python scripts/worlds.py
+	OMP_NUM_THREADS=1 $(BIN)/python scripts/cheats.py
 
 bench: setup  ## measure against peers (CASE="trl-guess" ...)
 	$(BIN)/python -m bench $(CASE)
