@@ -68,11 +68,14 @@ class Slots:
         if own is not None and not self.running[own]:
             return own
         idle = np.flatnonzero(~self.running)
-        unclaimed = [int(i) for i in idle if int(i) not in self.key_of]
-        if unclaimed:
-            best = max(unclaimed, key=lambda i: (int(matches[i]), -i))
+        unclaimed = idle if not self.key_of else idle[np.array([i not in self.key_of for i in idle.tolist()], np.bool_)]
+        if len(unclaimed):
+            best = int(unclaimed[matches[unclaimed].argmax()])
+            if matches[best] >= WORTH:
+                return best
             # a slot with a long match is taken over whole, otherwise the lowest empty-handed one is
-            return best if matches[best] >= WORTH else min(unclaimed, key=lambda i: (int(self.filled[i]) > 0, i))
+            empty = unclaimed[self.filled[unclaimed] == 0]
+            return int(empty[0] if len(empty) else unclaimed[0])
         if self.count < self.limit:
             return self.count
         return int(idle[self.used[idle].argmin()])
