@@ -190,7 +190,9 @@ def test_tasks_by_level_split_and_version(tasks):
     assert {(t.payload["family"], t.difficulty) for t in tasks["train"]} == {
         (f, d) for f in ("value", "query", "update") for d in (1, 2, 3)
     }
-    assert task(Dials(), "train", 3) == task(Dials(), "train", 3) != task(Dials(salt="secret"), "train", 3)
+    salted = task(Dials(salt="secret"), "train", 3)
+    assert task(Dials(), "train", 3) == task(Dials(), "train", 3) != salted == task(Dials(salt="secret"), "train", 3)
+    assert salted.payload["variant"] > 1000 and salted.payload["hidden"][0] > 1000  # copies that only the salt tells
 
 
 def test_no_answer_can_be_known_without_looking(tasks):

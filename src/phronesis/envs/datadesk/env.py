@@ -10,8 +10,8 @@ from typing import Any, cast
 
 from phronesis.env import EnvSpec, Speaker
 from phronesis.envs.datadesk.sources import SourceName
-from phronesis.envs.datadesk.store import changed, database, opened, rows_of, variant
-from phronesis.envs.datadesk.tasks import FAMILIES, HIDDEN, Dials, FamilyName, quoted, scalar, task, value_of
+from phronesis.envs.datadesk.store import LOCK, changed, database, opened, rows_of, variant
+from phronesis.envs.datadesk.tasks import FAMILIES, Dials, FamilyName, quoted, scalar, task, value_of
 from phronesis.envs.final import field
 from phronesis.envs.game_env import Game, GameEnv, rubric, scripted
 from phronesis.envs.noise import Noise, noisy
@@ -80,7 +80,8 @@ class DataDesk(Game):
             """Shows the tables of the database: their columns, types and number of rows."""
             self.go_on()
             self.looked = True
-            return self.sql.schema()
+            with LOCK:
+                return self.sql.schema()
 
         @tool(effect="pure")
         def sample(table: str) -> str:
@@ -92,7 +93,8 @@ class DataDesk(Game):
             self.go_on()
             if table not in self.sql.columns:
                 raise ToolError(f"there is no table {table[:40]!r}; the tables are {', '.join(self.sql.columns)}", "not_found")
-            return self.sql.query(f'select * from "{table}" limit {SAMPLE}')
+            with LOCK:
+                return self.sql.query(f'select * from "{table}" limit {SAMPLE}')
 
         @tool(effect="mutating" if self.writes else "pure")
         def query(sql: str) -> str:
@@ -109,7 +111,8 @@ class DataDesk(Game):
     def _run(self, sql: str) -> str:
         if _CHANCE.search(sql.lower()):
             raise ToolError("functions of chance and of the clock are not offered here", "sql_error")
-        found = self.sql.query(sql)
+        with LOCK:
+            found = self.sql.query(sql)
         self.queries += 1
         if self.writes and re.fullmatch(r"\d+ rows changed|done", found):
             self.statements.append(sql)
@@ -163,7 +166,9 @@ class DataDesk(Game):
                 return field(text, "answer") == self.payload["answer"]
             case "query":
                 said = field(text, "answer", LONGEST_QUERY)
-                return said is not None and all(_agree(variant(source, n, self.place), said, sql) for n in (number, *HIDDEN))
+                return said is not None and all(
+                    _agree(variant(source, n, self.place), said, sql) for n in (number, *self.payload["hidden"])
+                )
             case _:
                 if self._own is None:
                     return False
@@ -199,11 +204,12 @@ def _agree(tools: SqlTools, said: str, reference: str) -> bool:
     """Whether an agent's query gives what the reference gives, rows in order, names of columns aside."""
     if _CHANCE.search(said.lower()):
         return False
-    try:
-        found = tools.query(said).split("\n")
-    except ToolError:
-        return False
-    return " | " not in found[0] and found[1:] == tools.query(reference).split("\n")[1:]
+    with LOCK:
+        try:
+            found = tools.query(said).split("\n")
+        except ToolError:
+            return False
+        return " | " not in found[0] and found[1:] == tools.query(reference).split("\n")[1:]
 
 
 def solution(payload: Mapping[str, Any]) -> str:

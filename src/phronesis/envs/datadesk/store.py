@@ -12,6 +12,7 @@ import logging
 import os
 import sqlite3
 import tempfile
+import threading
 import time
 from collections.abc import Generator
 from contextlib import contextmanager
@@ -30,6 +31,8 @@ BUILDER = 1
 """Raised when the same source would be built into another database."""
 MEMORY = 512 << 20
 """Bytes SQLite may use: many episodes have copies of their own."""
+LOCK = threading.RLock()
+"""Held while a shared copy is used: a change that is taken back must not be seen from another thread."""
 DROPPED = 15
 """Rows in a hundred that a perturbed copy lacks."""
 SHIFTED = 20
@@ -142,27 +145,30 @@ def variant(name: str, number: int, place: Path | None = None) -> SqlTools:
 def opened(name: str, number: int, place: Path | None = None) -> SqlTools:
     """A private copy of a variant, which may be changed. Close it when it is done with."""
     tools = SqlTools(database(name, place)[0], write=True, memory=MEMORY)
-    variant(name, number, place).rows.backup(tools.rows)
+    with LOCK:
+        variant(name, number, place).rows.backup(tools.rows)
     return tools
 
 
 @contextmanager
 def changed(tools: SqlTools, sql: str) -> Generator[int]:
     """What a shared copy would be after a change; the number of rows that it touches. The change is taken back."""
-    tools.write, tools.deadline = True, time.monotonic() + 60
-    tools.rows.execute("begin")
-    try:
-        yield tools.rows.execute(sql).rowcount
-    finally:
-        tools.deadline = time.monotonic() + 60
-        tools.rows.execute("rollback")
-        tools.write = False
+    with LOCK:
+        tools.write, tools.deadline = True, time.monotonic() + 60
+        tools.rows.execute("begin")
+        try:
+            yield tools.rows.execute(sql).rowcount
+        finally:
+            tools.deadline = time.monotonic() + 60
+            tools.rows.execute("rollback")
+            tools.write = False
 
 
 def rows_of(tools: SqlTools, sql: str) -> list[tuple[object, ...]]:
     """What trusted SQL gives, without the limits that hold for agents."""
-    tools.deadline = time.monotonic() + 60
-    return tools.rows.execute(sql).fetchall()
+    with LOCK:
+        tools.deadline = time.monotonic() + 60
+        return tools.rows.execute(sql).fetchall()
 
 
 def perturb(rows: sqlite3.Connection, card: Card, number: int) -> None:

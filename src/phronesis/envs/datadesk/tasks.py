@@ -22,13 +22,13 @@ from phronesis.envs.digest import digest, split_of
 from phronesis.envs.game_env import levels
 from phronesis.errors import ConfigError, UnknownName
 from phronesis.records import Task, say
-from phronesis.seeding import rng
+from phronesis.seeding import rng, stream
 from phronesis.tools.sql import SqlTools
 
 VARIANTS = 16
 """Perturbed copies that tasks are asked about, numbered from 1."""
 HIDDEN = (101, 102)
-"""Perturbed copies that a submitted query is run on besides, which nobody sees."""
+"""Perturbed copies that a submitted query is run on besides, which nobody sees. With a salt, all copies are others."""
 TRIES = 500
 """Draws until no task is found."""
 FAMILIES = ("value", "query", "update")
@@ -72,6 +72,16 @@ class Dials(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
                 raise UnknownName("family of datadesk", name, FAMILIES)
 
     @property
+    def first(self) -> int:
+        """The number before that of the first copy: 0, or one that only the salt tells."""
+        return 1000 + stream(0, "datadesk", self.salt) % 900_000 if self.salt else 0
+
+    @property
+    def hidden(self) -> list[int]:
+        """The copies nobody sees."""
+        return [self.first + number for number in HIDDEN]
+
+    @property
     def place(self) -> Path | None:
         """The folder, if one was named."""
         return Path(self.folder) if self.folder else None
@@ -105,7 +115,7 @@ def task(dials: Dials, split: str, index: int) -> Task:
     family = source.choice(list(dials.families))
     _, card = database(dials.source, dials.place)
     for _ in range(TRIES):
-        number = source.randint(1, VARIANTS)
+        number = dials.first + source.randint(1, VARIANTS)
         drawn = _drawn(dials, family, level, source)
         if drawn is None or not _telling(dials, family, drawn[1], number):
             continue
@@ -127,6 +137,7 @@ def task(dials: Dials, split: str, index: int) -> Task:
             "content": card.content,
             "family": family,
             "variant": number,
+            "hidden": dials.hidden,
             "sql": sql,
             "answer": value_of(dials.source, number, dials.place, sql) if family == "value" else "",
         },
@@ -162,5 +173,5 @@ def _telling(dials: Dials, family: str, sql: str, number: int) -> bool:
     here, world = (value_of(dials.source, n, dials.place, sql) for n in (number, 0))
     if family == "value":
         return here not in ("", "0", world)
-    hidden = {value_of(dials.source, n, dials.place, sql) for n in HIDDEN}
+    hidden = {value_of(dials.source, n, dials.place, sql) for n in dials.hidden}
     return here not in ("", "0") and "" not in hidden and hidden != {here}
