@@ -4,7 +4,7 @@ from collections.abc import Callable
 import pytest
 from terminal import Seen
 
-from phronesis.cli.play import read_action, signature
+from phronesis.cli.play import mistyped, read_action, signature
 from phronesis.records import ToolCall, ToolSpec
 
 Run = Callable[..., Seen]
@@ -19,6 +19,11 @@ NOTE = ToolSpec(
     description="",
     parameters={"properties": {"text": {"type": "string"}, "times": {"type": "integer"}}, "required": ["text"]},
 )
+PUT = ToolSpec(
+    name="put",
+    description="",
+    parameters={"properties": {"place": {"type": "integer"}, "text": {"type": "string"}}, "required": ["place", "text"]},
+)
 LOOK = ToolSpec(name="look", description="", parameters={"type": "object", "properties": {}})
 
 
@@ -29,6 +34,9 @@ LOOK = ToolSpec(name="look", description="", parameters={"type": "object", "prop
         ("guess 5", [("guess", {"number": 5})]),
         ("guess five", [("guess", {"number": "five"})]),
         ("look", [("look", {})]),
+        ("note two", [("note", {"text": "two"})]),
+        ("put 7 hello  =  world", [("put", {"place": 7, "text": "hello  =  world"})]),
+        ("put text=x place=1", [("put", {"text": "x", "place": 1})]),
         ("note text=5 times=2", [("note", {"text": "5", "times": 2})]),
         ('note text="two words" times=[1]', [("note", {"text": "two words", "times": [1]})]),
         ('{"name": "guess", "arguments": {"number": 5}}', [("guess", {"number": 5})]),
@@ -37,7 +45,7 @@ LOOK = ToolSpec(name="look", description="", parameters={"type": "object", "prop
     ],
 )
 def test_lines_that_are_calls(line: str, calls: list[tuple[str, dict[str, object]]]):
-    message = read_action(line, [GUESS, NOTE, LOOK], 3)
+    message = read_action(line, [GUESS, NOTE, LOOK, PUT], 3)
     assert message.role == "assistant" and message.content == ()
     assert [(c.name, c.arguments) for c in message.tool_calls] == calls
     assert [c.id for c in message.tool_calls] == [f"call_3_{n}" for n in range(len(calls))]
@@ -47,6 +55,11 @@ def test_lines_that_are_calls(line: str, calls: list[tuple[str, dict[str, object
 def test_lines_that_are_said(line: str):
     message = read_action(line, [GUESS], 0)
     assert message.text == line and message.tool_calls == ()
+
+
+def test_a_slip_is_not_said():
+    assert mistyped("gues 5", [GUESS, LOOK]) == "guess" and mistyped("Look", [LOOK]) == "look"
+    assert [mistyped(line, [GUESS, LOOK]) for line in ("guess 5", "it is done", "5", "lo ok", "")] == [None] * 5
 
 
 def test_arguments_that_are_no_object_reach_the_environment_as_an_error():

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import difflib
 import json
+import mimetypes
 import shlex
 import shutil
 import signal
 import sys
+import tempfile
 import threading
 from collections.abc import Awaitable, Generator, Mapping, Sequence
+from pathlib import Path
 from typing import Annotated, TypeVar, cast
 
 import msgspec
@@ -23,7 +27,8 @@ from phronesis.envs import registry
 from phronesis.envs.guard import validate_reply
 from phronesis.envs.scripted import as_episode, reward_of
 from phronesis.errors import ConfigError, EnvFault, UnknownName
-from phronesis.records import Episode, Message, Reply, Task, ToolCall, ToolSpec
+from phronesis.pictures import SHELF
+from phronesis.records import Episode, ImagePart, Message, Reply, Task, ToolCall, ToolSpec
 from phronesis.records import say as message
 from phronesis.seeding import stream
 from phronesis.tools.shell import NO_OUTPUT
@@ -34,7 +39,7 @@ T = TypeVar("T")
 app = new_app()
 
 HELP = """\
-  tool arg=value       call a tool, e.g.  guess number=5   (one argument: guess 5)
+  tool arg=value       call a tool, e.g.  guess number=5   or in order, without names:  guess 5   type 7 hello world
   {"name": "guess", "arguments": {"number": 5}}            the same as JSON, as a policy writes it
   anything else        say it
   /say TEXT            say it, whatever it looks like
@@ -51,6 +56,7 @@ AT_A_SHELL = """\
         "phronesis play guess",
         "phronesis play ledger --task 7 --split heldout",
         "phronesis play frozenlake map_name=8x8",
+        "phronesis play miniweb view=browser",
         "phronesis play terminal --task 3",
         "phronesis play my_pkg.my_env:make",
         "echo 'guess 5' | phronesis play guess --json",
@@ -99,6 +105,11 @@ class Person:
             say_json({"messages": reply.messages, "tools": reply.tools, "done": reply.done})
             return
         for said in reply.messages:
+            pictures = [part for part in said.content if isinstance(part, ImagePart)]
+            for part in pictures:
+                say(f"   result picture in {self.picture(part)}")
+            if pictures and not said.text:
+                continue
             if said.role == "tool" and self.at_a_shell:
                 if said.text != NO_OUTPUT:
                     say(visible(said.text))
@@ -113,6 +124,16 @@ class Person:
     def at_a_shell(self) -> bool:
         """Whether all that can be called is a tool that takes a command."""
         return len(self.tools) == 1 and list(_properties(self.tools[0])) == ["command"]
+
+    def picture(self, part: ImagePart) -> str:
+        """Writes a picture to a file that a person can open, and says where."""
+        try:
+            content = SHELF.load(part)
+        except KeyError:
+            return f"{part.media_type}, no longer at hand"
+        path = Path(tempfile.gettempdir()) / f"phronesis-{part.sha256[:12]}{mimetypes.guess_extension(part.media_type) or ''}"
+        path.write_bytes(content)
+        return str(path)
 
     def show_tools(self) -> None:
         """Lists the tools with their arguments."""
@@ -131,6 +152,10 @@ class Person:
                 return None
             if text in ("/help", "/tools"):
                 say(AT_A_SHELL if self.at_a_shell else HELP) if text == "/help" else self.show_tools()
+                continue
+            near = mistyped(text, self.tools) if sys.stdin.isatty() and not (self.as_json or self.at_a_shell) else None
+            if near is not None:
+                say(f"there is no tool {text.split()[0]!r}; did you mean {near!r}? /say {text[:40]} says it")
                 continue
             if text:
                 self.turn += 1
@@ -253,12 +278,26 @@ def _call(name: str, given: object, id: str) -> ToolCall:
     return ToolCall(id=id, name=name, arguments=cast(dict[str, object], given))
 
 
+def mistyped(text: str, tools: Sequence[ToolSpec]) -> str | None:
+    """The tool whose name the first word nearly is, when it is none; None otherwise.
+
+    >>> mistyped("clik 3", [ToolSpec(name="click", description="", parameters={})])
+    'click'
+    """
+    word, names = text.partition(" ")[0], [tool.name for tool in tools]
+    if word in names or not word.isidentifier():
+        return None
+    near = difflib.get_close_matches(word.lower(), names, n=1, cutoff=0.75)
+    return near[0] if near else None
+
+
 def _words(text: str, tool: ToolSpec) -> dict[str, object]:
-    """``a=1 b="two words"`` as arguments; a single argument needs no name."""
+    """``a=1 b="two words"`` as arguments; without names they stand in order, and the last takes the rest of the line."""
     known = _properties(tool)
-    if text.strip() and len(known) == 1 and f"{next(iter(known))}=" not in text:
-        only = next(iter(known))
-        return {only: _value(text.strip(), known[only])}
+    named = any(text.startswith(f"{name}=") or f" {name}=" in text for name in known)
+    if text.strip() and known and not named and (len(known) == 1 or "=" not in text.split()[0]):
+        words = text.strip().split(None, len(known) - 1)
+        return {name: _value(word.strip(), known[name]) for name, word in zip(known, words, strict=False)}
     try:
         words = shlex.split(text)
     except ValueError:  # an unbalanced quote
