@@ -6,7 +6,7 @@ import importlib
 
 from phronesis.errors import ConfigError, UnknownName
 
-EXTRAS = {"gymnasium": "gym", "mcp": "mcp", "pyarrow": "data", "websockets": "openenv"}
+EXTRAS = {"gymnasium": "gym", "mcp": "mcp", "playwright": "browser", "pyarrow": "data", "websockets": "openenv"}
 """Module that not every installation has -> the extra of `pyproject.toml` that brings it."""
 
 
