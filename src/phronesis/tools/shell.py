@@ -50,7 +50,7 @@ class ShellTool:
         """
         if "\0" in command or len(json.dumps(command)) > LONGEST:
             raise ToolError(f"a command has no null bytes and at most {LONGEST} bytes; write a file instead", "bad_argument")
-        script = f'cd -- "$1" && shift; {command}\nstatus=$?\npwd > "$HOME/.tmp/.folder"\nexit $status'
+        script = f'cd -- "$1" && shift; {command}\nstatus=$?\npwd > {self.box.work}/.tmp/.folder\nexit $status'
         ran = await self.box.run(["sh", "-c", script, "sh", self.folder], limits=self.limits, linger=self.linger)
         try:
             self.folder = (await self.box.read(".tmp/.folder")).decode("utf-8", "replace").rstrip("\n") or self.folder
