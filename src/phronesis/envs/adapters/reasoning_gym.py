@@ -35,7 +35,7 @@ UNSAFE = (
 """Generators whose scorer executes the answer. Here only an answer that has nothing to execute reaches it; others earn 0."""
 PADDED = (
     "fraction_simplification", "game_of_life_halting", "gsm_symbolic", "kakurasu", "knights_knaves", "letter_jumble",
-    "quantum_lock", "simple_integration", "sokoban", "survo",
+    "quantum_lock", "simple_integration", "sokoban", "spell_backward", "survo", "time_intervals",
 )  # fmt: skip
 """Generators whose scorer pays the whole reward for a right answer with words around it."""
 ANYTHING = ("game_of_life_halting", "complex_arithmetic", "intermediate_integration")

@@ -7,6 +7,7 @@ mathematics, no attributes and no strings, so that nothing of a policy is ever e
 from __future__ import annotations
 
 import ast
+import hashlib
 import importlib
 import importlib.metadata
 import json
@@ -27,6 +28,8 @@ SECONDS = 10.0
 """Of one scoring; then it scores nothing."""
 MEMORY = 4 << 30
 """Bytes of address space of one scoring."""
+KEPT = 1000
+"""Problems kept."""
 SIZE = 1_000_000
 """Problems of one generator, as far as it can tell."""
 SIZES = {"acre": 1000, "word_ladder": 500}
@@ -104,6 +107,7 @@ class ReasoningGym:
         self.known = cast("dict[str, Any]", self.factory.DATASETS)
         self.guarded = guarded
         self.open: dict[str, Any] = {}
+        self.recent: dict[tuple[str, int], dict[str, Any]] = {}
 
     def hello(self) -> dict[str, Any]:
         """Version and names."""
@@ -112,21 +116,29 @@ class ReasoningGym:
 
     def list_tasks(self, start: int, count: int, generator: dict[str, Any]) -> dict[str, Any]:
         """Problems by number."""
-        problems = self._problems(generator)
-        stop = min(start + count, problems.size)
-        return {"tasks": [_task(problems[i], i, generator) for i in range(start, stop)]}
+        stop = min(start + count, self._problems(generator).size)
+        return {"tasks": [_task(self._problem(generator, i), i, generator) for i in range(start, stop)]}
 
     def score(self, generator: dict[str, Any], index: int, answer: str) -> dict[str, Any]:
         """What the package gives for an answer, in [0, 1], and why it is nothing where that is not the package's word."""
         if len(answer) > LONGEST:
             return {"reward": 0.0, "refused": "long"}
         problems = self._problems(generator)
-        problem = problems[index]
+        problem = self._problem(generator, index)
         safe = SAFE.get(_name(problem, generator))
         if safe is not None and self.guarded and not safe(answer):
             return {"reward": 0.0, "refused": "unsafe"}
         value, refused = apart(lambda: problems.score_answer(answer, problem))
         return {"reward": value, "refused": refused}
+
+    def _problem(self, generator: dict[str, Any], index: int) -> dict[str, Any]:
+        """One problem; the last thousand are kept, since some take a second to make."""
+        key = json.dumps(generator, sort_keys=True), index
+        if key not in self.recent:
+            if len(self.recent) >= KEPT:
+                self.recent.pop(next(iter(self.recent)))
+            self.recent[key] = self._problems(generator)[index]
+        return self.recent[key]
 
     def _problems(self, generator: dict[str, Any]) -> Foreign:
         key = json.dumps(generator, sort_keys=True)
@@ -141,7 +153,7 @@ class ReasoningGym:
                 raise wrong(f"reasoning-gym has no generator {name!r}; it has: {', '.join(sorted(self.known))}")
         if level is not None and not self.factory.has_curriculum(dataset):
             raise wrong(f"generator {dataset!r} has no levels; leave difficulty out")
-        settings: dict[str, Any] = {"size": SIZES.get(dataset, SIZE), "seed": seed}
+        settings: dict[str, Any] = {"size": SIZES.get(dataset, SIZE), "seed": package_seed(seed)}
         if dataset == "composite":
             spec = importlib.import_module("reasoning_gym.composite").DatasetSpec
             settings["datasets"] = [spec(name=part, weight=1.0, config={}) for part in parts]
@@ -150,6 +162,11 @@ class ReasoningGym:
         curriculum = self.factory.create_curriculum(dataset)
         curriculum.set_global_level(level)
         return self.known[dataset][0](curriculum.generate_configuration(settings))
+
+
+def package_seed(seed: int) -> int:
+    """The package's seed for ours. Its problem k of seed s is problem 0 of seed s + k: near seeds would share problems."""
+    return int.from_bytes(hashlib.sha256(str(seed).encode()).digest()[:4], "big")
 
 
 def _name(problem: dict[str, Any], generator: dict[str, Any]) -> str:
