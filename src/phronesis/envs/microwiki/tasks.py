@@ -19,7 +19,7 @@ from phronesis.envs.digest import digest, split_of
 from phronesis.envs.game_env import levels
 from phronesis.envs.microwiki.pages import KINDS, Fact, Library, Problem, library, provenance
 from phronesis.envs.microwiki.stdlib import LEVELS, stdlib
-from phronesis.envs.microwiki.world import RELATIONS, World, world
+from phronesis.envs.microwiki.world import RELATIONS, World, truth, world
 from phronesis.errors import ConfigError
 from phronesis.records import Task, say
 from phronesis.seeding import rng
@@ -93,6 +93,15 @@ def plan(source: random.Random, found: World, hops: int, conflicts: float) -> tu
 
 
 @lru_cache(maxsize=64)
+def planned(seed: str, hops: int, conflicts: float, size: int) -> tuple[Plan, tuple[Fact, ...], str]:
+    """The question, the facts that answer it, and the content key, which takes no page and no name to know."""
+    found = truth(seed, size)
+    asked, facts = plan(rng(0, "microwiki-plan", seed), found, hops, conflicts)
+    values = [found.facts[fact] for fact in facts]
+    return asked, facts, digest(["microwiki", asked.subject, asked.relations, asked.kinds, values])
+
+
+@lru_cache(maxsize=64)
 def generated(seed: str, names: str, hops: int, conflicts: float, size: int) -> tuple[Library, Problem, str]:
     """The pages, the problem and its content key.
 
@@ -104,7 +113,7 @@ def generated(seed: str, names: str, hops: int, conflicts: float, size: int) -> 
         size: see `Dials`.
     """
     found = world(seed, names, size)
-    asked, facts = plan(rng(0, "microwiki-plan", seed), found, hops, conflicts)
+    asked, facts, key = planned(seed, hops, conflicts, size)
     disputed = {fact: kind for fact, kind in zip(facts, asked.kinds, strict=True) if kind}
     pages = library(found, seed, facts, disputed, conflicts)
     values = [found.facts[fact] for fact in facts]
@@ -123,7 +132,6 @@ def generated(seed: str, names: str, hops: int, conflicts: float, size: int) -> 
         misled=tuple(m for m in dict.fromkeys(misled) if m != right),
         traps=tuple(pages.wrong_page[fact] for fact in facts if fact in pages.wrong),
     )
-    key = digest(["microwiki", asked.subject, asked.relations, asked.kinds, values])
     return pages, problem, key
 
 
@@ -174,14 +182,15 @@ def task(dials: Dials, split: str, index: int) -> Task:
     while True:
         seed = f"{source.getrandbits(48):x}"
         corpus: dict[str, Any] = {"seed": seed, "hops": hops, "conflicts": dials.conflicts, "size": dials.size}
-        if dials.corpus == "stdlib":
-            pages, problem, key = stdlib(**corpus)
-        else:
-            corpus |= {"names": seed}
-            found, problem, key = generated(**corpus)
-            pages = found.pages
+        key = stdlib(**corpus)[2] if dials.corpus == "stdlib" else planned(**corpus)[2]
         if split_of(key) == ("train" if split == "train" else "heldout"):
             break
+    if dials.corpus == "stdlib":
+        pages, problem, _ = stdlib(**corpus)
+    else:
+        corpus |= {"names": seed}
+        found, problem, _ = generated(**corpus)
+        pages = found.pages
     made = Task(id=f"microwiki-{split}-{index}", env="microwiki", split=split, difficulty=float(hops), content_key=key)
     return told(made, dials.corpus, corpus, pages, problem)
 

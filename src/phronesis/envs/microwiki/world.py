@@ -118,6 +118,14 @@ def world(seed: str, names: str, size: int = 1) -> World:
         names: decides what things are called.
         size: how many times as many entities as `KINDS` says.
     """
+    nameless = truth(seed, size)
+    called, others = _names(rng(0, "microwiki-names", names, size), nameless.kinds)
+    return nameless._replace(names=called, aliases=others)
+
+
+@lru_cache(maxsize=64)
+def truth(seed: str, size: int = 1) -> World:
+    """What holds in the world of a seed, before anything has a name."""
     source = rng(0, "microwiki-world", seed, size)
     kinds = tuple(kind for kind, count in KINDS.items() for _ in range(count * size))
     facts: dict[tuple[int, str], int] = {}
@@ -128,8 +136,7 @@ def world(seed: str, names: str, size: int = 1) -> World:
             else:
                 choices = [e for e, k in enumerate(kinds) if k == relation.target and e != entity]
                 facts[entity, name] = source.choice(choices)
-    called = _names(rng(0, "microwiki-names", names, size), kinds)
-    return World(kinds, facts, *called)
+    return World(kinds, facts, (), ())
 
 
 def _names(source: random.Random, kinds: tuple[str, ...]) -> tuple[tuple[str, ...], tuple[str, ...]]:
