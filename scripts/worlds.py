@@ -31,7 +31,7 @@ ROOT = Path(__file__).resolve().parent.parent
 PAGE = ROOT / "docs" / "worlds.md"
 ORACLE, RANDOM = 20, 100
 """Episodes of the oracle and of the random agent."""
-SLOW = {"coderepair": 10, "miniweb": 4, "terminal": 10}
+SLOW = {"coderepair": 10, "miniweb": 4, "miniwob": 10, "terminal": 10}
 """Worlds whose episodes start processes play a part of that: one episode in so many."""
 FEW = 3
 """Episodes of the silent agent, and of the one that uses a planted weakness."""
