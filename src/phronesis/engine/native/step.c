@@ -295,6 +295,8 @@ static void settle(Team *t) {
 #endif
 #if defined(__unix__) || defined(__APPLE__)
     if (spins > 200) sched_yield();
+#else
+    (void)spins;
 #endif
   }
 }
