@@ -7,11 +7,13 @@ Their workers are shared by all tests of this folder and take gigabytes, so that
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 
 import pytest
 
 os.environ.setdefault("PHRONESIS_CATALOGUES", str(Path(__file__).resolve().parents[2] / ".venv-catalogues"))
+sys.path += [str(Path(__file__).resolve().parents[1] / folder) for folder in ("gateway", "train", "../examples/gateway")]
 if os.environ.get("PYTEST_XDIST_WORKER"):
     collect_ignore_glob = ["test_*"]
 
