@@ -224,6 +224,19 @@ def test_sql_that_may_not_be_is_refused(shop, sql):
     assert shop.read_bytes() == before
 
 
+def test_a_copy_cannot_grow_without_end_and_others_are_not_bounded_by_it(shop):
+    tools = SqlTools(shop, write=True, memory=1 << 20)
+    with pytest.raises(ToolError, match="full"):
+        for _ in range(200):
+            tools.query("insert into item(name) select hex(printf('%.20000c', 'x'))")
+    tools.close()
+    rows = sqlite3.connect(":memory:")
+    rows.execute("create table t(x)")
+    rows.executemany("insert into t values(?)", [("y" * 100_000,)] * 100)  # 10 MB, in a database of somebody else
+    assert rows.execute("select count(*) from t").fetchone() == (100,)
+    rows.close()
+
+
 def test_changes_belong_to_one_episode(shop):
     before = shop.read_bytes()
     one, two = SqlTools(shop, write=True), SqlTools(shop, write=True)

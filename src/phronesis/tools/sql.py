@@ -37,7 +37,8 @@ class SqlTools:
         Args:
             path: the file. It is never changed: with `write` the episode works on a copy in memory.
             write: whether rows may be added, changed and deleted.
-            memory: bytes that SQLite may use for one statement's work and the copy together.
+            memory: bytes by which a copy may grow. What a statement sorts or groups beyond a few megabytes goes to a temporary
+                file, and `SECONDS` bounds both; SQLite has no other limit that holds for one connection alone.
 
         Raises:
             ConfigError: there is no such file.
@@ -56,8 +57,10 @@ class SqlTools:
         self.rows.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, 1 << 20)
         self.rows.setlimit(sqlite3.SQLITE_LIMIT_SQL_LENGTH, 10_000)
         self.rows.setlimit(sqlite3.SQLITE_LIMIT_ATTACHED, 0)
-        self.rows.execute(f"pragma hard_heap_limit = {memory + self._size()}")
-        self.rows.execute("pragma temp_store = memory")
+        pages, page = (int(self.rows.execute(f"pragma {name}").fetchone()[0]) for name in ("page_count", "page_size"))
+        self.rows.execute(f"pragma max_page_count = {pages + memory // page}")
+        self.rows.execute("pragma temp_store = file")
+        self.rows.execute("pragma cache_size = -8000")
         self.columns = self._columns()
         self.rows.set_progress_handler(lambda: time.monotonic() > self.deadline, 5000)
         self.rows.set_authorizer(self._allowed)
@@ -122,10 +125,6 @@ class SqlTools:
             parts = self.rows.execute("select name, type, pk from pragma_table_info(?)", (name,))
             found[name] = ", ".join(f"{c} {kind}{' primary key' if key else ''}".strip() for c, kind, key in parts)
         return found
-
-    def _size(self) -> int:
-        pages, size = (self.rows.execute(f"pragma {name}").fetchone()[0] for name in ("page_count", "page_size"))
-        return int(pages) * int(size)
 
     def _allowed(self, action: int, first: str | None, second: str | None, database: str | None, inner: str | None) -> int:
         if action == sqlite3.SQLITE_FUNCTION and (second or "").lower() in _REFUSED_FUNCTIONS:
