@@ -77,16 +77,15 @@ def kinds(root, i):
         task_dot_toml='artifacts = ["/app/out.txt"]\n'
         + TOML.replace("[verifier]", '[verifier]\nenvironment_mode = "separate"'),
         instruction_dot_md=f"Write {n} into out.txt.",
-        tests__Dockerfile="FROM debian\nWORKDIR /app\nCOPY key.txt /keys/key.txt\n",
+        tests__Dockerfile="FROM debian\nWORKDIR /app\nCOPY key.txt /keys/key.txt\nCOPY test.sh /tests/test.sh\n",
         tests__key_dot_txt=f"{n}\n",
         tests__test_dot_sh=JUDGE.format(test='cmp -s /app/out.txt /keys/key.txt && [ "$(ls /app)" = out.txt ]'),
         solution__solve_dot_sh=f"echo {n} > out.txt; echo rubbish > more.txt\n",
     )
     write(
         root / f"artifacts-{i}",
-        task_dot_toml=TOML.replace(
-            "[verifier]", '[verifier]\nenvironment_mode = "separate"\n[verifier.env]\nWANTED = "{n}"'.replace("{n}", str(n))
-        ),
+        task_dot_toml=TOML.replace("[verifier]", f'[verifier]\nenvironment_mode = "separate"\nenv = {{ WANTED = "{n}" }}'),
+        tests__Dockerfile="FROM debian\nWORKDIR /app\nCOPY . /tests/\n",
         instruction_dot_md=f"Write {n} into /logs/artifacts/answer.txt.",
         tests__test_dot_sh=JUDGE.format(test='[ "$(cat /logs/artifacts/answer.txt)" = "$WANTED" ]'),
         solution__solve_dot_sh=f"mkdir -p /logs/artifacts; echo {n} > /logs/artifacts/answer.txt\n",
