@@ -48,7 +48,8 @@ def _refuse(report: pytest.TestReport | pytest.CollectReport) -> None:
 def pytest_report_header(config: pytest.Config) -> str | None:
     """Says what a parallel run leaves out."""
     parallel = config.getoption("numprocesses", None)
-    return "tests/engine_vllm is left out: it needs the machine for itself (pytest tests/engine_vllm)" if parallel else None
+    alone = "tests/engine_vllm and tests/catalogues are left out: run each by itself, e.g. pytest tests/engine_vllm"
+    return alone if parallel else None
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from typing import Annotated
 
 import typer
@@ -53,5 +54,6 @@ def setup(
     chosen = [c.name for c in catalogues.CATALOGUES] if everything else list(names or ())
     if not chosen:
         raise ConfigError(f"name a catalogue, or say --all; there are: {', '.join(c.name for c in catalogues.CATALOGUES)}")
-    for name in chosen:
-        say(f"{name}: {catalogues.install(name, python)}")
+    with ThreadPoolExecutor(2) as pool:  # half of the time is waiting
+        for name, made in [(name, pool.submit(catalogues.install, name, python)) for name in chosen]:
+            say(f"{name}: {made.result()}")

@@ -98,7 +98,8 @@ def install(name: str, python: str = sys.executable) -> Path:
     where.parent.mkdir(parents=True, exist_ok=True)
     inside = str(where / "bin" / "python")
     _run([python, "-m", "venv", str(where)], found)
-    _run([inside, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "-r", str(versions(name))], found)
+    quick = ("--quiet", "--disable-pip-version-check", "--no-compile", "--no-deps")  # the file names everything that is needed
+    _run([inside, "-m", "pip", "install", *quick, "-r", str(versions(name))], found)
     (where / ".versions").write_text(versions(name).read_text(encoding="utf-8"), encoding="utf-8")
     return where
 
