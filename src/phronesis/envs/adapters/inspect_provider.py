@@ -52,7 +52,7 @@ class PhronesisSandbox(inspect_util.SandboxEnvironment):
 
     async def exec(
         self, cmd: list[str], input: str | bytes | None = None, cwd: str | None = None, env: dict[str, str] | None = None,
-        user: str | None = None, timeout: int | None = None, timeout_retry: bool = True, concurrency: bool = True,
+        user: str | None = None, timeout: int | None = None, **more: object,
     ) -> Foreign:  # fmt: skip
         """Runs a command, always as the box's own user.
 

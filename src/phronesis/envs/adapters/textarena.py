@@ -33,6 +33,7 @@ def worker(python: str = "", isolated: bool = True) -> WorkerSpec:
 
 def make(
     game: str = "TicTacToe-v0",
+    *,
     opponent: Literal["random", "last", "policy"] = "random",
     seat: int = 0,
     players: int = 0,
