@@ -114,6 +114,7 @@ class MiniwobEnv(ToolEnv):
         self.page, self.turn, self.done, self.raw = task.payload["page"], 0, False, 0.0
         self._view = view = ChromiumView(serve(folder()), HOST, scripts=True, every=True, size=SIZE)
         await view.fetch(f"http://{HOST}/miniwob/{self.page}.html")
+        view.park = True  # a page deals as many episodes as it is asked for
         self.asked = str(await view.evaluate(START, [str(task.payload["seed"])]))
         await view.read()
         *before, last = task.messages
@@ -145,6 +146,7 @@ class MiniwobEnv(ToolEnv):
         """Whether the page has ended its episode, and its reward before any discount for time; who left it, has lost."""
         found = await self.view.evaluate(STATE)
         if found is None:
+            self.view.park = False
             return True, 0.0
         if not isinstance(found, list) or len(values := cast("list[object]", found)) != 2:
             raise EnvFault(f"page {self.page!r} has no verdict: {found!r}")

@@ -77,6 +77,8 @@ class ChromiumView(View):
         self.worker: Worker = shared()
         self.slot: Slot | None = None
         self._seen: JSHandle | None = None
+        self.park = False
+        """Whether the page is left open for the next episode that begins with it: only for pages that can begin anew."""
         self.blocked = 0
         """Requests that were refused."""
         self.popups = 0
@@ -141,13 +143,13 @@ class ChromiumView(View):
         """Closes the window."""
         if self.slot is not None:
             slot, self.slot = self.slot, None
-            await self.worker.call(self.worker.give(slot))
+            await self.worker.call(self.worker.give(slot, self.park))
 
     # ------------------------------------------------------------------------------------------ in the browser's thread
 
-    async def _open(self) -> None:
+    async def _open(self, url: str) -> None:
         if self.slot is None:
-            self.slot = await self.worker.take(self, scripts=self.scripts, size=self.size)
+            self.slot = await self.worker.take(self, scripts=self.scripts, size=self.size, url=url)
             self.slot.page.set_default_timeout(ARRIVAL * 1000)
 
     async def answer(self, route: Route) -> None:
@@ -245,7 +247,11 @@ class ChromiumView(View):
     async def _goto(self, url: str) -> None:
         from playwright.async_api import Error
 
-        await self._open()
+        await self._open(url)
+        if self.slot is not None and self.slot.parked == url == self.page.url:
+            self.slot.parked = ""
+            await self._read()
+            return
         try:
             await self.page.goto(url, wait_until="load")
         except Error as error:

@@ -64,6 +64,8 @@ class Slot:
     def __init__(self, context: BrowserContext, page: Page, key: tuple[bool, tuple[int, int]]) -> None:
         self.context, self.page, self.key = context, page, key
         self.uses = 0
+        self.parked = ""
+        """Address of the page that is kept open."""
         self.session: CDPSession | None = None
         self.view: Guest | None = None
         """The episode's view; None while nobody uses the slot."""
@@ -80,8 +82,8 @@ class Slot:
         if self.view is not None:
             self.view.happened(what, about)
 
-    async def clean(self) -> None:
-        """Forgets cookies, storage, caches and the page."""
+    async def clean(self, park: bool) -> None:
+        """Forgets cookies, storage and caches, and the page, unless it is parked for an episode that begins with it."""
         self.view = None
         if self.key[0]:  # without scripts a page can leave nothing but cookies
             origin = await self.page.evaluate("() => { window.name = ''; return location.origin; }")
@@ -90,7 +92,9 @@ class Slot:
                 told = {"origin": origin, "storageTypes": "all"}
                 await self.session.send("Storage.clearDataForOrigin", told)  # pyright: ignore[reportUnknownMemberType]
         await self.context.clear_cookies()
-        await self.page.goto("about:blank")
+        self.parked = self.page.url if park else ""
+        if not park:
+            await self.page.goto("about:blank")
 
 
 class Worker:
@@ -164,12 +168,13 @@ class Worker:
             assert self.browser is not None
             return self.browser
 
-    async def take(self, view: Guest, *, scripts: bool, size: tuple[int, int]) -> Slot:
-        """A window for an episode, in the browser's thread; `give` takes it back."""
+    async def take(self, view: Guest, *, scripts: bool, size: tuple[int, int], url: str = "") -> Slot:
+        """A window for an episode, if there is one with its page parked; in the browser's thread. `give` takes it back."""
         key = (scripts, size)
         browser = await self._running()
         self.opened, self.open = self.opened + 1, self.open + 1
-        found = next((slot for slot in self.idle if slot.key == key), None)
+        fit = [slot for slot in self.idle if slot.key == key]
+        found = next((slot for slot in fit if slot.parked == url), fit[0] if fit else None)
         if found is not None:
             self.idle.remove(found)
         try:
@@ -180,13 +185,13 @@ class Worker:
         slot.view = view
         return slot
 
-    async def give(self, slot: Slot) -> None:
+    async def give(self, slot: Slot, park: bool = False) -> None:
         """Takes a window back, in the browser's thread."""
         self.open -= 1
         slot.uses += 1
         try:
             if slot.uses < USES:
-                await asyncio.wait_for(slot.clean(), 10)
+                await asyncio.wait_for(slot.clean(park), 10)
                 self.idle.append(slot)
                 return
         except Exception:  # whatever cannot be cleaned is thrown away
