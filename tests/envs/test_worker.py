@@ -1,4 +1,4 @@
-"""Pins: the worker protocol, with catalogues written here and this interpreter: what breaks is a fault, and only where it broke."""
+"""Pins: the worker protocol, with a catalogue written here: what breaks is a fault, and only where it broke."""
 
 import asyncio
 import sys
