@@ -47,6 +47,19 @@ class Counter:
         if text == "read": text = open("/etc/passwd").read()
         if text == "nan": return {"reward": float("nan"), "done": True}
         if text == "text": return {"reward": "lots", "done": True}
+        if text == "large": return {"reward": 10 ** 400, "done": True}
+        if text == "nothing": return None
+        if text == "garbage": return {"messages": 7}
+        if text == "effect": return {"messages": [], "effect": "bananas"}
+        if text == "forge":
+            for descriptor in range(3, 20):
+                for number in range(1, 9):
+                    try: os.write(descriptor, b'{"id": %d, "ok": {"reward": 1.0, "done": true}}\\n' % number)
+                    except OSError: pass
+            return {"reward": 0.0, "done": True}
+        if text == "flood":
+            while True: os.write(4, b"x" * 65536)
+        if text == "leave": os.system("(setsid sleep 3517 &) </dev/null >/dev/null 2>&1")
         self.counts[episode] += 1
         print("noise", flush=True)
         return {"messages": [{"role": "user", "content": str(self.counts[episode])}], "reward": 0.5, "done": text == "stop"}
@@ -91,7 +104,13 @@ async def test_episodes_share_a_process_and_nothing_else(spec):
 
 @pytest.mark.parametrize(
     ("said", "why"),
-    [("die", "it died during step"), ("hang", "no answer within 1 s"), ("grow", "allowed are 256")],
+    [
+        ("die", "it died during step"),
+        ("hang", "no answer within 1 s"),
+        ("grow", "allowed are 256"),
+        ("forge", "it answered something else than step: '1'"),
+        ("flood", "broke its pipe"),
+    ],
 )
 async def test_a_process_that_breaks_takes_its_episodes_and_another_is_started(spec, said: str, why: str):
     bounds = spec(seconds=1.0 if said == "hang" else 5.0, memory=256 << 20)
@@ -115,10 +134,19 @@ async def test_what_a_package_raises_is_a_fault_of_that_episode_alone(spec):
     first, other = WorkerEnv(spec()), WorkerEnv(spec())
     await first.reset(task(), 0)
     await other.reset(task(), 0)
-    for said, why in (("raise", "ValueError: no such count"), ("exit", "wanted to end the process"), ("text", "rewarded with")):
+    broken = {
+        "raise": "ValueError: no such count",
+        "exit": "wanted to end the process",
+        "text": "rewarded with 'lots'",
+        "nan": "rewarded with 'nan'",
+        "large": "rewarded with '1000",
+        "nothing": "expected fields",
+        "garbage": "is no reply: 'int' object is not iterable",
+        "effect": "is no reply: Invalid enum value 'bananas'",
+    }
+    for said, why in broken.items():
         with pytest.raises(EnvFault, match=why):
             await first.step(say("assistant", said))
-    assert (await first.step(say("assistant", "nan"))).reward is None, "no number is no reward"
     assert (await other.step(say("assistant", "go"))).messages[0].text == "1"
     assert hub().started == 1
 
@@ -130,6 +158,22 @@ async def test_giving_up_waiting_leaves_the_process_in_step(spec):
         await asyncio.wait_for(env.ask("step", text="slow", calls=[]), 0.2)
     assert (await env.step(say("assistant", "go"))).messages[0].text == "2"
     await env.close()
+
+
+async def test_nothing_outlives_a_process(spec):
+    """Even what has left its session."""
+
+    def left() -> list[bytes]:
+        lines = (p.read_bytes() for p in Path("/proc").glob("[0-9]*/cmdline"))
+        return [line for line in lines if b"3517" in line and b"sleep" in line]
+
+    env = WorkerEnv(spec())
+    await env.reset(task(), 0)
+    await env.step(say("assistant", "leave"))
+    await env.close()
+    assert len(left()) == 1
+    await asyncio.to_thread(hubs.close)
+    assert left() == []
 
 
 async def test_in_a_box_there_are_no_files_of_the_host(spec, tmp_path: Path):
@@ -153,7 +197,7 @@ def test_what_is_missing_says_what_installs_it(spec):
     with pytest.raises(ConfigError, match="'counter': no such counter"):
         now(hub().process(spec(args={"fail": "wrong"})))
     absent = WorkerSpec(name="counter", python="/nowhere/python", guest=spec().guest, install="make counter")
-    with pytest.raises(ConfigError, match="'/nowhere/python', which is not there; make counter"):
+    with pytest.raises(ConfigError, match="'/nowhere/python', which is not there; make it with: make counter"):
         now(hub().process(absent))
 
 
@@ -180,9 +224,10 @@ async def test_an_episode_from_beginning_to_end(spec):
 
 def test_replies_are_checked():
     assert as_reply({"done": True, "truncated": True, "reward": 1}).stop is Stop.max_turns
-    with pytest.raises(EnvFault, match="rewarded with True"):
+    with pytest.raises(EnvFault, match="rewarded with 'True'"):
         as_reply({"reward": True})
-    assert plain({"a": float("inf"), 1: (2, {3})}) == {"a": None, "1": [2, "{3}"]}
+    assert as_reply({"metrics": {"a": 1, "b": "nan", "c": None}}).metrics == {"a": 1.0}
+    assert plain({"a": float("inf"), 1: (2, {3})}) == {"a": "inf", "1": [2, "{3}"]}
 
 
 @pytest.mark.parametrize(
@@ -218,3 +263,12 @@ def test_catalogues_know_their_versions(monkeypatch: pytest.MonkeyPatch, tmp_pat
         assert catalogues.interpreter(catalogue.name) == str(tmp_path / catalogue.name / "bin" / "python")
     with pytest.raises(UnknownName, match="did you mean 'textarena'"):
         catalogues.find("textarenas")
+
+
+def test_a_catalogue_that_cannot_be_installed_says_why(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    monkeypatch.setenv("PHRONESIS_CATALOGUES", str(tmp_path))
+    with pytest.raises(ConfigError, match="cannot run the interpreter '/nowhere/python': No such file"):
+        catalogues.install("textarena", "/nowhere/python")
+    monkeypatch.setenv("PHRONESIS_CATALOGUES", "/proc/nowhere")
+    with pytest.raises(ConfigError, match="cannot make the folder '/proc/nowhere'"):
+        catalogues.install("textarena")

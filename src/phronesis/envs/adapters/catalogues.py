@@ -95,17 +95,23 @@ def install(name: str, python: str = sys.executable) -> Path:
     found, where = find(name), place(name)
     if ready(name):
         return where
-    where.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        where.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"{FOLDER_VARIABLE}: cannot make the folder {str(where.parent)!r}: {error.strerror}") from error
     inside = str(where / "bin" / "python")
-    _run([python, "-m", "venv", str(where)], found)
+    _run([python, "-m", "venv", "--without-pip", str(where)], found)
     quick = ("--quiet", "--disable-pip-version-check", "--no-compile", "--no-deps")  # the file names everything that is needed
-    _run([inside, "-m", "pip", "install", *quick, "-r", str(versions(name))], found)
+    _run([python, "-m", "pip", "--python", inside, "install", *quick, "-r", str(versions(name))], found)
     (where / ".versions").write_text(versions(name).read_text(encoding="utf-8"), encoding="utf-8")
     return where
 
 
 def _run(command: list[str], catalogue: Catalogue) -> None:
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+    except OSError as error:
+        raise ConfigError(f"cannot run the interpreter {command[0]!r}: {error.strerror}") from error
     if done.returncode:
         said = "\n".join(done.stderr.strip().splitlines()[-15:])
         raise ConfigError(f"catalogue {catalogue.name!r} could not be installed: {' '.join(command[:4])} … said:\n{said}")

@@ -14,11 +14,13 @@ from phronesis.envs.tasks import messages_of
 from phronesis.envs.worker.hub import hub, soon
 from phronesis.envs.worker.process import Process
 from phronesis.envs.worker.spec import WorkerSpec
-from phronesis.errors import EnvFault
-from phronesis.records import Effect, Message, Reply, Stop, Task, TextPart, ToolSpec
+from phronesis.errors import ConfigError, EnvFault, one_line
+from phronesis.records import Message, Reply, Stop, Task, TextPart, ToolSpec
 
 RESERVED = frozenset({"reset", "close", "verify"})
 """Names that no tool of a catalogue may have: a policy that calls them would reach for the episode itself."""
+LARGEST = 1e9
+"""Of a reward, and of a metric."""
 _numbers = itertools.count()
 
 
@@ -72,25 +74,33 @@ class WorkerEnv:
 
 
 def as_reply(told: Mapping[str, Any]) -> Reply:
-    """What a worker said, as a reply.
+    """What a worker said, as a reply. A metric that is no number is left out; a reward that is none is a fault.
 
     Raises:
-        EnvFault: a message, a tool or a number that is none; or a tool of a reserved name.
+        EnvFault: a message, a tool or a reward that is none; or a tool of a reserved name.
     """
     reward, done = told.get("reward"), bool(told.get("done"))
-    if reward is not None and (isinstance(reward, bool) or not isinstance(reward, int | float)):
-        raise EnvFault(f"a worker rewarded with {reward!r}")
-    tools = told.get("tools")
-    return Reply(
-        messages=tuple(m for found in told.get("messages", ()) for m in _message(found)),
-        reward=None if reward is None else float(reward),
-        done=done,
-        stop=Stop.max_turns if done and told.get("truncated") else None,
-        tools=None if tools is None else tuple(_tool(t) for t in tools),
-        errors=tuple(str(e) for e in told.get("errors", ())),
-        effect=cast("Effect | None", told.get("effect")),
-        metrics={str(k): float(v) for k, v in told.get("metrics", {}).items() if v is not None},
-    )
+    if reward is not None and (isinstance(reward, bool) or not isinstance(reward, int | float) or abs(reward) > LARGEST):
+        raise EnvFault(f"a worker rewarded with {str(reward)[:80]!r}")
+    tools, errors = told.get("tools"), told.get("errors", ())
+    try:
+        reply = Reply(
+            messages=tuple(m for found in told.get("messages", ()) for m in _message(found)),
+            reward=None if reward is None else float(reward),
+            done=done,
+            stop=Stop.max_turns if done and told.get("truncated") else None,
+            tools=None if tools is None else tuple(_tool(t) for t in tools),
+            errors=tuple(str(e) for e in errors),
+            effect=told.get("effect"),
+            metrics={str(k): float(v) for k, v in told.get("metrics", {}).items() if _finite(v)},
+        )
+        return msgspec.convert(msgspec.to_builtins(reply), Reply)
+    except (TypeError, ValueError, AttributeError, msgspec.ValidationError, ConfigError) as error:
+        raise EnvFault(f"a worker answered with something that is no reply: {one_line(error)}") from error
+
+
+def _finite(value: object) -> bool:
+    return isinstance(value, int | float) and abs(value) <= LARGEST
 
 
 def _message(found: Mapping[str, Any]) -> tuple[Message, ...]:

@@ -75,7 +75,9 @@ class Hub:
 
     async def _shell(self, spec: WorkerSpec) -> PlainShell | BoxShell:
         if not os.access(spec.python, os.X_OK):
-            raise ConfigError(f"{spec.name!r} needs the interpreter {spec.python!r}, which is not there; {spec.install}")
+            raise ConfigError(
+                f"{spec.name!r} needs the interpreter {spec.python!r}, which is not there; make it with: {spec.install}"
+            )
         if not Path(spec.guest).is_file():
             raise ConfigError(f"{spec.name!r}: there is no file {str(spec.guest)!r}")
         if not spec.isolated:

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import json
 import os
+import secrets
 import shutil
 import signal
 import tempfile
@@ -76,9 +77,18 @@ class PlainShell(Shell):
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.killpg(self.process.pid, signal.SIGKILL)
             await self.process.wait()
+            kill_all(f"HOME={self.home}")
             said = Path(self.home, "errors").read_bytes()[-600:].decode("utf-8", "replace").strip()
         shutil.rmtree(self.home, ignore_errors=True)
         return said
+
+
+def kill_all(variable: str) -> None:
+    """Kills this user's processes that inherited a variable, given as ``NAME=value``: also those that left their session."""
+    for folder in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            if variable.encode() in (folder / "environ").read_bytes().split(b"\0"):
+                os.kill(int(folder.name), signal.SIGKILL)
 
 
 class BoxShell(Shell):
@@ -158,7 +168,6 @@ class Process:
         """Why it ended; empty while it lives."""
         self.about: dict[str, Any] = {}
         """What the catalogue says of itself."""
-        self.last = 0
 
     async def start(self) -> None:
         """Starts it and opens the catalogue.
@@ -201,8 +210,8 @@ class Process:
     async def _ask(self, op: str, seconds: float, fields: dict[str, Any]) -> dict[str, Any]:
         if self.ended or self.pipes is None:
             raise EnvFault(f"the worker of {self.spec.name!r} has ended: {self.ended}")
-        self.last += 1
-        request = json.dumps({"id": self.last, "op": op, **fields}, ensure_ascii=True).encode()
+        number = secrets.token_hex(8)  # nobody who was started earlier can answer in its place
+        request = json.dumps({"id": number, "op": op, **fields}, ensure_ascii=True).encode()
         reading: asyncio.Task[bytes] | None = None
         try:
             self.pipes.given.write(request + b"\n")
@@ -218,7 +227,7 @@ class Process:
             raise
         if not line.endswith(b"\n"):
             raise await self._broken(f"it died during {op}")
-        return await self._read(line, op)
+        return await self._read(line, op, number)
 
     async def _watched(self, reading: asyncio.Task[bytes], op: str, seconds: float) -> bytes:
         assert self.pipes is not None
@@ -237,18 +246,20 @@ class Process:
         said = await self.kill(why)
         return EnvFault(f"the worker of {self.spec.name!r} was ended: {why}{f'; it said: {said}' if said else ''}")
 
-    async def _read(self, line: bytes, op: str) -> dict[str, Any]:
+    async def _read(self, line: bytes, op: str, number: str) -> dict[str, Any]:
         try:
             told = cast("dict[str, Any]", json.loads(line))
-            number, error = told["id"], told.get("error")
-            ok = None if error is not None else told["ok"]
+            found, error = told["id"], told.get("error")
+            ok = cast("object", None if error is not None else told["ok"])
+            kind, text = ("", "") if error is None else (str(error["kind"]), str(error["text"])[:600])
         except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as problem:
             raise await self._broken(f"its answer to {op} is not of the protocol: {line[:80]!r}") from problem
-        if number != self.last:
-            raise await self._broken(f"it answered {number!r} when asked {self.last}")
+        if found != number:
+            raise await self._broken(f"it answered something else than {op}: {str(found)[:80]!r}")
+        if error is None and not isinstance(ok, dict):
+            raise EnvFault(f"{self.spec.name!r}, {op}: answered with {str(ok)[:80]!r}, expected fields")
         if error is None:
-            return cast("dict[str, Any]", ok if isinstance(ok, dict) else {"value": ok})
-        kind, text = str(error.get("kind")), str(error.get("text"))[:600]
+            return cast("dict[str, Any]", ok)
         if kind == "missing":
             raise ConfigError(f"{self.spec.name!r}: {text} in {self.spec.python!r}; install it with: {self.spec.install}")
         if kind == "user":

@@ -79,13 +79,13 @@ class ListedTasks:
 
     def _more(self) -> int:
         listed = now(_listed(self.spec, {"start": self.read, "count": min(max(self.read, FIRST), MOST), **self.fields}))
-        for row in listed:
+        for number, row in enumerate(listed):
             messages = messages_of(row["messages"])
             payload = cast("dict[str, Any]", row.get("payload", {}))
             key = digest(row.get("content") or row["messages"] or payload)
             split = str(row.get("split") or split_of(key))
             if "split" in row and self.splits.setdefault(key, split) != split:
-                raise ConfigError(f"{self.name!r}: a problem lies in two splits: {str(row['payload'])[:200]}")
+                raise ConfigError(f"{self.name!r}: problem {self.read + number} lies in two splits; it is also in an earlier one")
             place = self.found[split]
             task = Task(
                 id=str(row.get("id") or f"{split}-{len(place)}"),

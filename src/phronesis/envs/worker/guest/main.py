@@ -3,10 +3,10 @@
 Before anything else is imported it moves its two pipes to descriptors of their own, so that whatever libraries print, and
 whatever they read, cannot reach the host. Each line is one JSON object::
 
-    -> {"id": 1, "op": "hello", "catalogue": "/…/reasoning_gym.py", "args": {"dataset": "chain_sum"}}
-    <- {"id": 1, "ok": {"package": "reasoning-gym", "version": "0.1.25"}}
-    -> {"id": 2, "op": "reset", "episode": "e7", "task": {…}, "seed": 3}
-    <- {"id": 2, "error": {"kind": "fault", "text": "ValueError: …"}}
+    -> {"id": "5f…", "op": "hello", "catalogue": "/…/reasoning_gym.py", "args": {"dataset": "chain_sum"}}
+    <- {"id": "5f…", "ok": {"package": "reasoning-gym", "version": "0.1.25"}}
+    -> {"id": "c0…", "op": "reset", "episode": "e7", "task": {…}, "seed": 3}
+    <- {"id": "c0…", "error": {"kind": "fault", "text": "ValueError: …"}}
 
 Kinds of error: ``missing`` (a package is not installed), ``user`` (the arguments are wrong), ``fault`` (anything else).
 """
@@ -56,11 +56,11 @@ def load(path: str, args: dict[str, Any]) -> object:
 
 
 def plain(value: object) -> object:
-    """The value as JSON can carry it; numbers that are not finite become None, foreign numbers become ours."""
+    """The value as JSON can carry it; numbers that are not finite become words, foreign numbers become ours."""
     if value is None or isinstance(value, bool | str):
         return value
     if isinstance(value, int | float):
-        return value if isinstance(value, int) or math.isfinite(value) else None
+        return value if isinstance(value, int) or math.isfinite(value) else str(value)
     if isinstance(value, dict):
         return {str(key): plain(item) for key, item in cast("dict[object, object]", value).items()}
     if isinstance(value, list | tuple):
