@@ -160,6 +160,9 @@ def test_nothing_of_tests_and_solution_is_there_before_the_agent_has_stopped(fol
         "rm -rf /logs; ln -s /app /logs; mkdir /app/verifier; echo 1 > /app/verifier/reward.txt",
         "printf 'exit 0' > /app/grep; chmod 755 /app/grep; ln -s /etc/passwd /app/hello.txt",
         "kill -9 -1; kill -9 1",
+        "cat > /work/tarfile.py <<'E'\nimport os, sys\nsys.stdin.buffer.read()\nos.makedirs('tests', exist_ok=True)\n"
+        "open('tests/test.sh', 'w').write('echo 1 > /logs/verifier/reward.txt')\nsys.exit()\nE\n"
+        "cd /work; cp tarfile.py json.py; cp tarfile.py sitecustomize.py; cp tarfile.py sys.pth",
     ],
 )
 @pytest.mark.parametrize("kind", ["hello-0", "separate-0"])
@@ -167,6 +170,23 @@ def test_cheats_earn_nothing(folder, kind, command):
     spec = registry.get("harbor", {"folder": str(folder)})
     index = next(i for i in range(21) if spec.task("train", i).id == kind)
     _, value = played(spec, index, recorded([act(call("shell", {"command": command})), say("assistant", "Done.")]))
+    assert value == 0.0
+
+
+def test_programs_on_the_path_of_the_image_do_not_run_in_place_of_ours(tmp_path):
+    write(
+        tmp_path / "path",
+        instruction_dot_md="",
+        environment__Dockerfile="FROM debian\nWORKDIR /app\nENV PATH=/app/bin:$PATH\n",
+        tests__test_dot_sh="echo 0 > /logs/verifier/reward.txt\n",
+    )
+    trojans = (
+        "mkdir bin; printf '#!/bin/sh\\necho 1 > /logs/verifier/reward.txt\\n' > bin/bash; chmod 755 bin/bash; "
+        "cp bin/bash bin/rm; cp bin/bash bin/mkdir; bash; tr a b < /dev/null && cat /logs/verifier/reward.txt"
+    )
+    agent = recorded([act(call("shell", {"command": f"mkdir -p /logs/verifier; {trojans}"})), say("assistant", "Done.")])
+    found, value = played(registry.get("harbor", {"folder": str(tmp_path)}), 0, agent)
+    assert found.replies[0].messages[0].text == "1"  # the rest of PATH is there, behind the image's own
     assert value == 0.0
 
 

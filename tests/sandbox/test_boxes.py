@@ -46,6 +46,17 @@ def test_python_shows_where_it_failed():
     assert "init.py" not in ran.stderr.text
 
 
+def test_a_program_of_the_host_imports_nothing_from_the_work_folder():
+    async def play(box: Box):
+        for name in ("tarfile", "json", "sitecustomize", "own"):
+            await box.write(f"{name}.py", b"print('trojan')")
+        await box.write("run.py", b"import own")
+        return await box.run_python("import tarfile, json\nprint(json.dumps(1))"), await box.run([box.python, "run.py"])
+
+    ours, theirs = boxed(play)
+    assert (ours.stdout.text, theirs.stdout.text) == ("1\n", "trojan\n")
+
+
 def test_files_go_in_and_come_out():
     async def play(box: Box):
         await box.write("src/tool.sh", b"#!/bin/sh\necho made > ../out.txt\n", executable=True)

@@ -124,11 +124,11 @@ class HarborEnv(ToolEnv):
 
 async def _tested(box: Box, task: HarborTask, machine: Machine) -> dict[str, float]:
     """Puts the tests in, runs them, and reads what they wrote."""
-    await box.run(["rm", "-rf", "tests", "solution", "logs/verifier"])
+    await box.run(["/bin/rm", "-rf", "tests", "solution", "logs/verifier"])  # by path: PATH may lead to what the agent left
     await _unpacked(box, _packed({f"tests/{path}": file for path, file in _files(Path(task.folder) / "tests").items()}))
-    await box.run(["mkdir", "-p", "logs/verifier", "logs/agent", "logs/artifacts", "solution"])
+    await box.run(["/bin/mkdir", "-p", "logs/verifier", "logs/agent", "logs/artifacts", "solution"])
     ran = await box.run(
-        ["bash", "/tests/test.sh"],
+        ["/bin/bash", "/tests/test.sh"],
         cwd=machine.folder,
         environment=task.verifier_environment,
         limits=Limits(seconds=task.verifier_seconds, memory=task.memory, file_size=None),

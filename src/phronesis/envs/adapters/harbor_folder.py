@@ -21,6 +21,8 @@ from typing import Any, Literal, cast
 from msgspec import Struct
 
 from phronesis.errors import ConfigError
+from phronesis.sandbox import BoxSpec
+from phronesis.sandbox.zygotes import environment as of_box
 
 IGNORED = ("CMD", "ENTRYPOINT", "EXPOSE", "LABEL", "MAINTAINER", "STOPSIGNAL", "USER", "VOLUME", "HEALTHCHECK")
 """Of a Dockerfile, what changes nothing here."""
@@ -266,11 +268,17 @@ class _State:
         self.steps.append(Copied(files=files))
 
     def filled(self, text: str) -> str:
-        """With ``$NAME`` and ``${NAME}`` replaced."""
-        return re.sub(r"\$(?:(\w+)|\{(\w+)\})", lambda m: self.environment.get(m[1] or m[2], ""), text)
+        """With ``$NAME`` and ``${NAME}`` replaced; PATH begins as that of a box."""
+        known = {"PATH": commands_path(), **self.environment}
+        return re.sub(r"\$(?:(\w+)|\{(\w+)\})", lambda m: known.get(m[1] or m[2], ""), text)
 
     def refused(self, number: int, what: str) -> ConfigError:
         return _refused(self.task, f"{self.context.name}/Dockerfile line {number}: {what} cannot be done in a box")
+
+
+def commands_path() -> str:
+    """The variable PATH of commands in a box."""
+    return of_box(BoxSpec())["PATH"]
 
 
 def _settings(folder: Path) -> dict[str, Any]:

@@ -255,7 +255,8 @@ def _complain(error: BaseException) -> None:
 
 
 def _python(argv: list[str], env: dict[str, str]) -> int:
-    """Runs a file, or the text after ``-c``, as a program of its own."""
+    """Runs a file, or the text after ``-c``, as a program of its own. Only a file imports from its folder: the text is often the
+    host's own, and the work folder holds whatever a policy left there."""
     import traceback
 
     os.environ.clear()
@@ -269,7 +270,8 @@ def _python(argv: list[str], env: dict[str, str]) -> int:
     main = type(sys)("__main__")
     main.__dict__.update(__builtins__=__builtins__, __file__=name)
     sys.modules["__main__"] = main
-    sys.path[:] = [os.path.dirname(os.path.abspath(name)) if name != "<string>" else "", *sys.path]
+    if name != "<string>":
+        sys.path.insert(0, os.path.dirname(os.path.abspath(name)))
     sys.stdin = open(0, encoding="utf-8", errors="replace", closefd=False)  # noqa: SIM115
     sys.stdout = open(1, "w", encoding="utf-8", errors="backslashreplace", closefd=False)  # noqa: SIM115
     sys.stderr = open(2, "w", buffering=1, encoding="utf-8", errors="backslashreplace", closefd=False)  # noqa: SIM115
