@@ -299,6 +299,31 @@ def test_a_leak_names_both_rows(equal, caught, tmp_path):
     assert make(str(train), str(test), equal=equal).sizes == {"train": 6, "heldout": 2}
 
 
+@pytest.mark.parametrize(
+    "held",
+    [
+        "what is\u00a02 + 2?\n",
+        "\ufeffWhat is 2\u200b + 2?",
+        "What i\u00ads 2 + 2?",
+        [{"role": "user", "content": "What is 2 + 2?"}],
+        [{"role": "user", "content": [{"type": "text", "text": "What is "}, {"type": "text", "text": "2 + 2?"}], "name": "x"}],
+    ],
+    ids=["no-break space", "invisible marks", "soft hyphen", "messages", "parts"],
+)
+def test_a_leak_written_otherwise_is_found(held, tmp_path):
+    train = lines(tmp_path / "train.jsonl", [{"prompt": "What is 2 + 2?", "answer": "4"}, *ROWS[:5]])
+    test = lines(tmp_path / "test.jsonl", [{"prompt": held, "answer": "4"}, ROWS[30]])
+    with pytest.raises(ConfigError, match=r"'train.jsonl', line 1 and 'test.jsonl', line 1 are the same"):
+        make(str(train), str(test))
+
+
+@pytest.mark.parametrize("right", ["x" * 2001, "The answer: blue", "answer: 1\nanswer: 2", "\\boxed{7} or \\boxed{8}"])
+def test_an_answer_that_could_not_be_paid_is_refused(right, tmp_path):
+    path = lines(tmp_path / "a.jsonl", [{"prompt": "Go.", "answer": right}, ROWS[0]])
+    with pytest.raises(ConfigError, match="line 1: the judge 'match' cannot compare the answer"):
+        make(str(path))
+
+
 def test_other_answers_do_not_hide_a_leak_but_other_keys_tell_problems_apart(tmp_path):
     train = str(lines(tmp_path / "train.jsonl", [{"prompt": "Go.", "answer": "1", "map": "a"}]))
     test = str(lines(tmp_path / "test.jsonl", [{"prompt": "Go.", "answer": "2", "map": "b"}]))

@@ -128,7 +128,7 @@ def judge(reward: str, answer: str, columns: frozenset[str]) -> FunctionRubric:
 
 
 def comparable(reward: str, answer: str, columns: Mapping[str, object]) -> None:
-    """Refuses a row whose right answer a built-in judge itself would not take.
+    """Refuses a row whose right answer a built-in judge would not pay: an empty or overlong one, or one that names several.
 
     Raises:
         ConfigError: no such column, or nothing that can be compared.
@@ -139,7 +139,8 @@ def comparable(reward: str, answer: str, columns: Mapping[str, object]) -> None:
             'say which it is, columns = {answer = "..."}'
         )
     right = gold(columns[answer])
-    if columns[answer] is None or not right or not JUDGES[reward](right, right):
+    said = answered(right)
+    if columns[answer] is None or said is None or not JUDGES[reward](said, right):
         raise ConfigError(f"the judge {reward!r} cannot compare the answer {columns[answer]!r:.80}")
 
 

@@ -90,7 +90,8 @@ def normal(text: str, equal: Equal) -> str:
     """
     if equal == "exact":
         return text
-    folded = unicodedata.normalize("NFKC", text).casefold()
+    visible = "".join(c for c in text if unicodedata.category(c) != "Cf")  # nor marks that nobody sees: U+200B, U+00AD
+    folded = unicodedata.normalize("NFKC", visible).casefold()
     if equal == "words":
         folded = re.sub(r"[\W_]+", " ", folded)
     return " ".join(folded.split())
@@ -112,10 +113,18 @@ def content_key(columns: Mapping[str, object], key: Sequence[str], equal: Equal)
             return {str(k): plain(v) for k, v in cast("Mapping[object, object]", value).items()}
         return value
 
+    def canonical(column: str) -> object:
+        value = columns[column]
+        if column != "prompt" or isinstance(value, str):
+            return msgspec.to_builtins(value)
+        told = messages_of(value)  # the same conversation may be written as text, as messages, or as messages of parts
+        one = len(told) == 1 and told[0].role == "user"
+        return told[0].text if one else [{"role": m.role, "content": m.text} for m in told]
+
     missing = [c for c in key if c not in columns]
     if missing:
         raise ConfigError(f"there is no column {missing[0]!r}, which key names; the columns are {', '.join(columns)}")
-    return digest(["rows", *(plain(msgspec.to_builtins(columns[c])) for c in key)])
+    return digest(["rows", *(plain(canonical(c)) for c in key)])
 
 
 def read(name: str, source: Source, check: Check = _anything) -> Rows:
