@@ -13,6 +13,7 @@ from phronesis.sandbox import Box, BoxSpec, Limits, start
 from phronesis.tool import as_tool, call
 from phronesis.tools import Corpus, FileTools, Page, PythonTool, SearchTools, ShellTool, SqlTools, calculate, evaluate
 from phronesis.tools.calculator import shown
+from phronesis.tools.catalogue import check
 
 
 def ask(tool, **arguments):
@@ -235,6 +236,31 @@ def test_a_copy_cannot_grow_without_end_and_others_are_not_bounded_by_it(shop):
     rows.executemany("insert into t values(?)", [("y" * 100_000,)] * 100)  # 10 MB, in a database of somebody else
     assert rows.execute("select count(*) from t").fetchone() == (100,)
     rows.close()
+
+
+def test_what_is_no_database_or_corpus_is_refused_before_it_is_needed(tmp_path, shop):
+    plain = tmp_path / "notes.sqlite"
+    plain.write_text("These are notes and no database at all.")
+    for name, message in (
+        (f"sql:{plain}", "is no SQLite database"),
+        (f"search:{plain}", "is no corpus"),
+        (f"search:{shop}", "corpus"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            check([name])
+
+
+def test_files_may_have_any_name(tmp_path, shop):
+    odd = tmp_path / "a?b#c%20.sqlite"
+    odd.write_bytes(shop.read_bytes())
+    opened = SqlTools(odd)
+    assert opened.query("select count(*) from item").endswith("\n100")
+    opened.close()
+    made = Corpus.build(tmp_path / "d?e#f.corpus", [Page(id="a", title="Ada", text="wrote programs")])
+    assert [page.id for page, _ in made.search("programs")] == ["a"] and sorted(p.name for p in tmp_path.glob("d*")) == [
+        "d?e#f.corpus"
+    ]
+    made.rows.close()
 
 
 def test_changes_belong_to_one_episode(shop):

@@ -61,6 +61,7 @@ def check(names: Sequence[str]) -> None:
         if kind in ("sql", "search") and colon:
             if not Path(rest).is_file():
                 raise ConfigError(f"there is no file {rest!r} for the tool {name!r}")
+            (SqlTools(Path(rest)) if kind == "sql" else Corpus(Path(rest)).rows).close()
         elif colon:
             as_tool(cast("Callable[..., object]", import_path(name)))
         elif name not in ("calculator", *BOXED):
@@ -97,7 +98,9 @@ async def toolset(names: Sequence[str], box: BoxMaker = own_box) -> AsyncGenerat
                 stack.callback(database.close)
                 tools += database.tools()
             elif kind == "search":
-                tools += SearchTools(Corpus(Path(rest))).tools()
+                corpus = Corpus(Path(rest))
+                stack.callback(corpus.rows.close)
+                tools += SearchTools(corpus).tools()
             else:
                 tools.append(as_tool(calculate if kind == "calculator" else cast("Callable[..., object]", import_path(name))))
         yield tools

@@ -44,7 +44,12 @@ class Corpus:
         else:
             if not path.is_file():
                 raise ConfigError(f"there is no corpus at {str(path)!r}; build one with Corpus.build")
-            self.rows = sqlite3.connect(f"file:{path}?mode=ro", uri=True, check_same_thread=False)
+            self.rows = sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True, check_same_thread=False)
+            try:
+                self.rows.execute("select id, title, body, source from pages limit 1")
+            except sqlite3.DatabaseError as error:
+                self.rows.close()
+                raise ConfigError(f"{str(path)!r} is no corpus ({error}); build one with Corpus.build") from error
 
     @classmethod
     def build(cls, path: Path, pages: Iterable[Page]) -> Corpus:

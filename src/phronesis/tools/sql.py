@@ -28,6 +28,23 @@ _WRITES = {
 _REFUSED_FUNCTIONS = {"load_extension", "readfile", "writefile", "edit", "fts3_tokenizer", "zeroblob", "randomblob"}
 
 
+def read_only(path: Path) -> sqlite3.Connection:
+    """A database file, opened for reading, by whatever thread.
+
+    Raises:
+        ConfigError: there is no such file, or it is no database.
+    """
+    if not path.is_file():
+        raise ConfigError(f"there is no database at {str(path)!r}")
+    rows = sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True, check_same_thread=False)
+    try:
+        rows.execute("select count(*) from sqlite_master")
+    except sqlite3.DatabaseError as error:
+        rows.close()
+        raise ConfigError(f"{str(path)!r} is no SQLite database: {error}") from error
+    return rows
+
+
 class SqlTools:
     """The tools ``schema`` and ``query`` of one episode."""
 
@@ -41,11 +58,9 @@ class SqlTools:
                 file, and `SECONDS` bounds both; SQLite has no other limit that holds for one connection alone.
 
         Raises:
-            ConfigError: there is no such file.
+            ConfigError: there is no such file, or it is no database.
         """
-        if not path.is_file():
-            raise ConfigError(f"there is no database at {str(path)!r}")
-        source = sqlite3.connect(f"file:{path}?mode=ro", uri=True, check_same_thread=False)
+        source = read_only(path)
         if write:
             self.rows = sqlite3.connect(":memory:", check_same_thread=False)
             source.backup(self.rows)
