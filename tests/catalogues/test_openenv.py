@@ -12,13 +12,17 @@ import httpx
 import pytest
 from catalogue_worlds import HERE, played, python_of, saying
 from websockets.asyncio.client import connect
+from websockets.exceptions import InvalidStatus
+from websockets.typing import Origin
 
+from phronesis.env import EnvSpec
 from phronesis.envs import registry
 from phronesis.envs.adapters.openenv.server import application, serving
 from phronesis.envs.scripted import silent
 from phronesis.envs.trl_style import calling
 from phronesis.errors import ConfigError, EnvFault
-from phronesis.records import say
+from phronesis.records import Message, Reply, Task, say
+from phronesis.rewards import EnvReward
 
 GAME = HERE / "openenv_game.py"
 
@@ -162,6 +166,49 @@ async def test_frames_of_a_raw_socket():
             assert (await ask('{"type": "state"}'))["data"] == {"episode_id": None, "step_count": 0}
             async with connect(address.replace("http", "ws") + "/ws", proxy=None) as second:
                 assert json.loads(await second.recv())["data"]["code"] == "CAPACITY_REACHED"
+
+
+class Leaky:
+    """A world that tells what is hidden when it breaks, and one that hangs."""
+
+    async def reset(self, task: Task, seed: int) -> Reply:
+        return Reply(messages=(say("user", "Break me."),))
+
+    async def step(self, action: Message) -> Reply:
+        if action.text == "hang":
+            await asyncio.sleep(60)
+        raise EnvFault("expected the answer xyzzy")
+
+    async def close(self) -> None:
+        pass
+
+
+async def test_hostile_frames():
+    """Bytes, floods of calls and pages from elsewhere are refused; what a world says when it breaks stays here."""
+    spec = EnvSpec(name="leaky", make=Leaky, task=lambda split, i: Task(id=f"{split}-{i}", env="leaky"), rubric=EnvReward())
+    async with serving(spec, seconds=0.5) as address:
+        place = address.replace("http", "ws") + "/ws"
+        with pytest.raises(InvalidStatus):
+            await connect(place, proxy=None, origin=Origin("http://elsewhere.example"))
+        async with connect(place, proxy=None, origin=Origin("http://localhost:3000")) as socket:
+
+            async def ask(frame: str | bytes) -> dict:
+                await socket.send(frame)
+                return json.loads(await socket.recv())
+
+            begin = '{"type": "reset", "data": {"seed": 1, "episode_id": "\\ud800"}}'
+            assert (await ask(b"\xff\x00"))["data"]["code"] == "INVALID_JSON"
+            assert (await ask(b""))["data"]["code"] == "INVALID_JSON"
+            assert (await ask("[" * 100_000))["data"]["code"] == "INVALID_JSON"
+            assert (await ask(begin))["type"] == "observation"
+            assert (await ask('{"type": "state"}'))["data"]["episode_id"] == "\ud800"
+            calls = json.dumps({"type": "step", "data": {"tool_calls": [{"name": "x"}] * 65}})
+            assert (await ask(calls))["data"]["code"] == "VALIDATION_ERROR"
+            for said, why in (("now", "failed with EnvFault"), ("hang", "failed with TimeoutError")):
+                await ask(begin)
+                told = await ask(json.dumps({"type": "step", "data": {"message": said}}))
+                assert told["data"]["code"] == "EXECUTION_ERROR"
+                assert why in told["data"]["message"] and "xyzzy" not in str(told)
 
 
 async def test_our_client_plays_our_server():

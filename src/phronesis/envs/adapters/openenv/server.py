@@ -11,9 +11,11 @@ import asyncio
 import contextlib
 import importlib.util
 import json
+import logging
 import socket
+import urllib.parse
 from collections.abc import AsyncGenerator, Mapping
-from typing import Any, cast
+from typing import Annotated, Any, cast
 
 import msgspec
 import uvicorn
@@ -24,10 +26,14 @@ from starlette.routing import Route, WebSocketRoute
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from phronesis.env import Env, EnvSpec
-from phronesis.envs.guard import validate_reply
+from phronesis.envs.guard import MAX_MESSAGES, validate_reply
 from phronesis.envs.scripted import as_episode, reward_of
-from phronesis.errors import ConfigError, EnvFault, UserError, one_line
+from phronesis.errors import ConfigError, UserError, one_line
 from phronesis.records import Message, Reply, Task, ToolCall, say
+
+LOCAL = ("127.0.0.1", "::1", "localhost")
+"""Hosts that are this machine."""
+log = logging.getLogger(__name__)
 
 
 class Call(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
@@ -42,7 +48,7 @@ class Action(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
 
     message: str = ""
     """What is said."""
-    tool_calls: list[Call] = []
+    tool_calls: Annotated[list[Call], msgspec.Meta(max_length=MAX_MESSAGES)] = []
     """What is called."""
     metadata: dict[str, Any] = {}
     """Left alone."""
@@ -180,12 +186,13 @@ def _as(data: object, kind: type[Any]) -> Any:  # noqa: ANN401 - a value of this
         raise Refusal("VALIDATION_ERROR", str(error)) from error
 
 
-def application(spec: EnvSpec, most: int = 64) -> Starlette:
+def application(spec: EnvSpec, most: int = 64, seconds: float = 120.0) -> Starlette:
     """The server of a world.
 
     Args:
         spec: the world.
         most: sessions at once.
+        seconds: longest that one frame may take; beyond, its episode is over.
 
     Raises:
         ConfigError: a world that only agents outside can play.
@@ -196,6 +203,9 @@ def application(spec: EnvSpec, most: int = 64) -> Starlette:
 
     async def serve(client: WebSocket) -> None:
         nonlocal open_sessions
+        if not _from_here(client.headers.get("origin")):
+            await client.close()
+            return
         await client.accept()
         if open_sessions >= most:
             await client.send_json(_error("CAPACITY_REACHED", f"{most} sessions are open; close one, or try again later"))
@@ -204,8 +214,8 @@ def application(spec: EnvSpec, most: int = 64) -> Starlette:
         open_sessions += 1
         session = Session(spec)
         try:
-            while (answer := await _answer(session, await client.receive_text())) is not None:
-                await client.send_json(answer)
+            while (answer := await _answer(session, await _frame(client), seconds)) is not None:
+                await client.send_text(json.dumps(answer))
             await client.close()
         except WebSocketDisconnect:
             pass
@@ -236,7 +246,19 @@ def application(spec: EnvSpec, most: int = 64) -> Starlette:
     )
 
 
-async def _answer(session: Session, text: str) -> dict[str, Any] | None:
+def _from_here(origin: str | None) -> bool:
+    """Whether a socket was opened by a program, or by a page of this machine: a page from elsewhere is none of our clients."""
+    return origin is None or urllib.parse.urlsplit(origin).hostname in LOCAL
+
+
+async def _frame(client: WebSocket) -> str | bytes:
+    message = await client.receive()
+    if message["type"] == "websocket.disconnect":
+        raise WebSocketDisconnect(message.get("code", 1000))
+    return cast("str | bytes", message.get("text") or message.get("bytes") or "")
+
+
+async def _answer(session: Session, text: str | bytes, seconds: float) -> dict[str, Any] | None:
     """The frame that answers a frame; None ends the session."""
     try:
         asked = cast("dict[str, Any]", json.loads(text))
@@ -246,9 +268,11 @@ async def _answer(session: Session, text: str) -> dict[str, Any] | None:
     try:
         match kind:
             case "reset":
-                return {"type": "observation", "data": await session.reset(asked.get("data", {}))}
+                async with asyncio.timeout(seconds):
+                    return {"type": "observation", "data": await session.reset(asked.get("data", {}))}
             case "step":
-                return {"type": "observation", "data": await session.step(asked.get("data"))}
+                async with asyncio.timeout(seconds):
+                    return {"type": "observation", "data": await session.step(asked.get("data"))}
             case "state":
                 return {"type": "state", "data": session.state()}
             case "close":
@@ -257,10 +281,11 @@ async def _answer(session: Session, text: str) -> dict[str, Any] | None:
                 return _error("UNKNOWN_TYPE", f"Unknown message type: {kind!r}")
     except Refusal as refusal:
         return _error(refusal.code, str(refusal))
-    except (EnvFault, UserError) as error:
+    except UserError as error:
         await session.close()
         return _error("EXECUTION_ERROR", one_line(error))
-    except Exception as error:  # the boundary to the world; its text may hold what is hidden
+    except Exception as error:  # the boundary to the world; its text may hold what is hidden, so that only we read it
+        log.warning("%s failed: %s: %s", session.spec.name, type(error).__name__, one_line(error))
         await session.close()
         return _error("EXECUTION_ERROR", f"the world failed with {type(error).__name__}; the episode is over")
 
@@ -270,7 +295,9 @@ def _error(code: str, text: str) -> dict[str, Any]:
 
 
 @contextlib.asynccontextmanager
-async def serving(spec: EnvSpec, host: str = "127.0.0.1", port: int = 0, most: int = 64) -> AsyncGenerator[str]:
+async def serving(
+    spec: EnvSpec, host: str = "127.0.0.1", port: int = 0, most: int = 64, seconds: float = 120.0
+) -> AsyncGenerator[str]:
     """Serves a world on the running event loop; gives the address.
 
     Args:
@@ -278,12 +305,13 @@ async def serving(spec: EnvSpec, host: str = "127.0.0.1", port: int = 0, most: i
         host: a loopback address.
         port: 0 takes a free one.
         most: sessions at once.
+        seconds: longest that one frame may take.
 
     Raises:
         ConfigError: another host, or the extra for sockets is not installed.
         UserError: the port is taken.
     """
-    if host not in ("127.0.0.1", "::1", "localhost"):
+    if host not in LOCAL:
         raise ConfigError(f"{host!r} is not this machine, and the protocol knows no password; put a proxy that does in front")
     if importlib.util.find_spec("websockets") is None:
         raise ConfigError("serving OpenEnv needs the module 'websockets'; install it with: pip install 'phronesis[openenv]'")
@@ -292,7 +320,7 @@ async def serving(spec: EnvSpec, host: str = "127.0.0.1", port: int = 0, most: i
     except OSError as error:
         raise UserError(f"cannot listen at port {port}: {error.strerror}; --port 0 takes a free one") from error
     settings = uvicorn.Config(
-        application(spec, most), log_level="warning", access_log=False, lifespan="off", timeout_graceful_shutdown=2,
+        application(spec, most, seconds), log_level="warning", access_log=False, lifespan="off", timeout_graceful_shutdown=2,
         ws="websockets-sansio", ws_max_size=1 << 22,
     )  # fmt: skip
     server = uvicorn.Server(settings)
