@@ -4,7 +4,7 @@ import pytest
 from msgspec.structs import replace
 
 from phronesis.errors import PolicyFault
-from phronesis.evals.replay import Difference, RecordedPolicy, differences, forced_beginning
+from phronesis.evals.replay import AsPlayed, Difference, RecordedPolicy, differences, forced_beginning
 from phronesis.policy import SamplingParams, prompt_crc
 from phronesis.records import Component, Episode, Finish, Reply, Reward, Stop, Task, Turn, say
 
@@ -87,3 +87,27 @@ def test_a_recorded_policy_says_its_lines_and_no_more():
             await policy.sample((3,), SamplingParams(max_tokens=4))
 
     asyncio.run(scene())
+
+
+class Loud:
+    """Answers with its own number."""
+
+    def __init__(self, number: int):
+        self.number = number
+
+    async def sample(self, prompt, params):
+        said = RecordedPolicy(episode(turn(0, completion=(self.number,), version=(self.number, self.number))))
+        return await said.sample(prompt, params)
+
+
+def test_each_turn_is_sampled_with_the_weights_that_sampled_it():
+    """Weights 3 and 4 are at hand, 5 are not; new weights reached the third turn in its middle."""
+    versions = ((3, 3), (4, 4), (3, 4), (5, 5))
+    policy = AsPlayed(episode(*(turn(k, version=v) for k, v in enumerate(versions))), {3: Loud(3), 4: Loud(4)})
+
+    async def say_all():
+        return [(await policy.sample((1, 2), SamplingParams(max_tokens=3, seed=0))).ids for _ in versions]
+
+    assert asyncio.run(say_all()) == [(3,), (4,), (5, 6, 7), (5, 6, 7)]
+    with pytest.raises(PolicyFault, match="the stored episode ended here"):
+        asyncio.run(policy.sample((1, 2), SamplingParams(max_tokens=3, seed=0)))

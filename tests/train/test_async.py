@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+from collections import Counter
 from dataclasses import replace as replace_data
 from pathlib import Path
 
@@ -12,7 +13,9 @@ import lessons
 import pytest
 from msgspec.structs import replace
 from tiny_jobs import Stopped, config, essence, events, stop_at
+from typer.testing import CliRunner
 
+from phronesis.cli.replay import app
 from phronesis.config import load
 from phronesis.engine.embedded import EmbeddedEngine
 from phronesis.env import EnvSpec
@@ -119,6 +122,22 @@ def test_every_token_is_of_the_weights_its_record_names(tmp_path):
         shares = [sum(s.values[k] or 0 for k in s.values if k.startswith("age/share")) for s in run.steps() if s.step >= 0]
         assert shares == pytest.approx([1.0] * 6)
     assert checked >= 24 and max(ages) >= 1
+
+
+def test_episodes_replay_turn_by_turn_with_the_weights_that_sampled_them(tmp_path):
+    """A turn that new weights reached in its middle keeps its recorded completion, and the verdict says so."""
+    job.run(later(), tmp_path / "run")
+    seen = Counter[str]()
+    with Run.open(tmp_path / "run") as run:
+        episodes = [e for e in run.episodes(Where(kind="train")) if e.turns]
+    for episode in episodes[::5]:
+        found = CliRunner().invoke(app, [str(tmp_path / "run"), episode.id])
+        crossed = sum(t.version[0] != t.version[1] for t in episode.turns)
+        assert found.exit_code == 0 and "the same bit for bit" in found.stdout, found.output
+        assert ("the policy got new weights in the middle of" in found.stdout) == bool(crossed)
+        assert ("ampled again with" in found.stdout) == (crossed < len(episode.turns))
+        seen["whole"] += not crossed
+    assert seen["whole"]
 
 
 @pytest.mark.parametrize("done", [1, 3, 5])

@@ -7,7 +7,7 @@ prompts are what the policy was shown.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace as replace_data
 
 from msgspec import Struct
@@ -75,6 +75,28 @@ class RecordedPolicy:
             prompt_crc=prompt_crc(prompt),
             cached_tokens=turn.cached_tokens,
         )
+
+
+class AsPlayed:
+    """Samples each turn with the weights that sampled it, where these are at hand; other turns say what they said.
+
+    For episodes that were played while the policy learned: their turns may be of several versions, and a turn that new weights
+    reached in its middle is of none alone.
+    """
+
+    def __init__(self, episode: Episode, policies: Mapping[int, Policy]):
+        """Policies by the version of their weights."""
+        self._turns, self._recorded, self._policies = iter(episode.turns), RecordedPolicy(episode), policies
+
+    async def sample(self, prompt: Sequence[int], params: SamplingParams) -> Completion:
+        """What the next turn says.
+
+        Raises:
+            PolicyFault: the stored episode has no further turn.
+        """
+        said, turn = await self._recorded.sample(prompt, params), next(self._turns)
+        policy = self._policies.get(turn.version[0]) if turn.version[0] == turn.version[1] else None
+        return said if policy is None else await policy.sample(prompt, params)
 
 
 class SameForced:
