@@ -13,9 +13,11 @@ is also the version of the weights. A group *born* at version b (it starts then)
 
 Then no group is more than eta versions old when it is learned from. *Proof.* We show N(u) <= (u - v + 1) B for all u >= v
 whenever a batch is made. For u = v this says that the groups due now fit the batch, and rule 2 takes all of them. By rule 1 at
-most (eta + v + 1) B groups were started, v B of them are in earlier batches, so N(v + eta) <= (eta + 1) B. For smaller u the
-groups counted were born before v, so they were under way when the batch before was made; that one left at most
-(u - (v - 1)) B of them by rule 2, which is the claim. And rule 2 asks for at most B groups: N(u) - (u - v) B <= B. QED.
+most (eta + v + 1) B groups were started, v B of them are in earlier batches, so N(v + eta) <= (eta + 1) B; and of those born
+before v, when at most (eta + v) B were started, N(v + eta - 1) <= eta B. For smaller u the groups counted were born before
+v - 1, so they were under way when the batch before was made; that one left at most (u - (v - 1)) B of them by rule 2, which is
+the claim. And rule 2 asks for at most B groups: N(u) - (u - v) B <= B. A group that is left out, or that a restart gives a
+later birth, only lowers some N(u). QED.
 
 Nothing is thrown away for it. A group may overtake others as long as these can still be learned from in time; at eta = 0 every
 batch is exactly the groups started since the last one, which is the synchronous loop.
