@@ -160,9 +160,9 @@ def test_nothing_of_tests_and_solution_is_there_before_the_agent_has_stopped(fol
         "rm -rf /logs; ln -s /app /logs; mkdir /app/verifier; echo 1 > /app/verifier/reward.txt",
         "printf 'exit 0' > /app/grep; chmod 755 /app/grep; ln -s /etc/passwd /app/hello.txt",
         "kill -9 -1; kill -9 1",
-        "cat > /work/tarfile.py <<'E'\nimport os, sys\nsys.stdin.buffer.read()\nos.makedirs('tests', exist_ok=True)\n"
+        "cd /work; cat > tarfile.py <<'E'\nimport os, sys\nsys.stdin.buffer.read()\nos.makedirs('tests', exist_ok=True)\n"
         "open('tests/test.sh', 'w').write('echo 1 > /logs/verifier/reward.txt')\nsys.exit()\nE\n"
-        "cd /work; cp tarfile.py json.py; cp tarfile.py sitecustomize.py; cp tarfile.py sys.pth",
+        "cp tarfile.py json.py; cp tarfile.py sitecustomize.py; cp tarfile.py sys.pth",
     ],
 )
 @pytest.mark.parametrize("kind", ["hello-0", "separate-0"])
