@@ -1,8 +1,10 @@
 """What boxes do for those who mean well: commands, files, limits, interpreters, pools, and what a machine promises."""
 
 import asyncio
+import json
 import os
 import socket
+from pathlib import Path
 
 import pytest
 
@@ -12,6 +14,7 @@ from phronesis.sandbox.bubblewrap import Bubblewrap
 from phronesis.sandbox.capture import Capture
 from phronesis.sandbox.inside import calls
 from phronesis.sandbox.inside.init import Init
+from phronesis.sandbox.zygotes import PACKAGE, hidden
 
 
 def boxed(play, spec=BoxSpec()):  # noqa: B008
@@ -287,3 +290,10 @@ def test_a_tier_that_cannot_hide_or_link_refuses(spec):
             sandbox.close()
 
     asyncio.run(play())
+
+
+def test_this_package_cannot_be_read_where_it_lies_beside_the_standard_library():
+    beside = os.path.dirname(os.path.realpath(json.__file__))
+    assert hidden(BoxSpec(hidden=("/usr/x",)), Path(beside)) == ["/usr/x", beside]
+    elsewhere = BoxSpec(readable=(str(PACKAGE.parent),))
+    assert hidden(BoxSpec(), Path("/nowhere/phronesis")) == [] and hidden(elsewhere)[-1] == str(PACKAGE)

@@ -232,13 +232,20 @@ class Box:
         with open(descriptors[0], "rb") as file:
             return file.read(most)
 
-    async def entries(self, path: str = ".", most: int = 1000) -> list[Entry]:
-        """What the work folder holds below a path, at most so many.
+    async def entries(self, path: str = ".", most: int = 1000, *, whole: bool = False) -> list[Entry]:
+        """What the work folder holds below a path, at most so many, and no more than 64 KiB of names.
+
+        Args:
+            path: of a folder.
+            most: entries.
+            whole: refuse instead of leaving any out.
 
         Raises:
-            SandboxFault: there is no such folder.
+            SandboxFault: there is no such folder, or it holds more.
         """
         told, _ = await self.channel.ask("list", path=self._inside(path), most=most)
+        if whole and not told["whole"]:
+            raise Refused(f"{path!r} holds more than can be listed at once", errno.E2BIG)
         return [Entry(name, size, _kind(mode), stat.S_IMODE(mode)) for name, mode, size in told["entries"]]
 
     async def end(self, child: Child) -> None:

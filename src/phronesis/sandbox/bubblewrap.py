@@ -14,7 +14,7 @@ from typing import cast
 from phronesis.errors import SandboxFault, SandboxUnavailable
 from phronesis.sandbox.box import Box
 from phronesis.sandbox.spec import BoxSpec
-from phronesis.sandbox.zygotes import FIND_INSIDE, FIRST_UID, PACKAGE, PER_ZYGOTE, environment, interpreter, view
+from phronesis.sandbox.zygotes import FIND_INSIDE, FIRST_UID, PACKAGE, PER_ZYGOTE, environment, hidden, interpreter, view
 
 INSIDE = "/phronesis"
 BOOT = (
@@ -104,7 +104,7 @@ class Bubblewrap:
         for name, target in (("fd", ""), ("stdin", "/0"), ("stdout", "/1"), ("stderr", "/2")):
             arguments += ["--symlink", f"/proc/self/fd{target}", f"/dev/{name}"]
         arguments += ["--proc", "/proc", "--size", str(spec.disk), "--tmpfs", "/work", "--dir", "/work/.tmp"]
-        for path in filter(os.path.exists, spec.hidden):
+        for path in filter(os.path.exists, hidden(spec)):
             folder = os.path.isdir(path)
             arguments += ["--tmpfs", path, "--remount-ro", path] if folder else ["--ro-bind", "/dev/null", path]
         return [*arguments, "--symlink", "/work/.tmp", "/tmp", "--remount-ro", "/", "--chdir", "/work"]

@@ -69,6 +69,22 @@ def view(spec: BoxSpec) -> tuple[list[tuple[str, str]], list[tuple[str, str]]]:
     return list(shown.items()), list((links | dict(spec.links)).items())
 
 
+def hidden(spec: BoxSpec, package: Path = PACKAGE) -> list[str]:
+    """What commands find empty: what was asked for, and this package where it lies among what is shown, e.g. installed beside
+    the standard library, since the answers of a world can be read or made with it.
+
+    Args:
+        spec: of the box.
+        package: where this package lies.
+    """
+    own = [
+        os.path.join(inside, package.relative_to(top))
+        for host, inside in view(spec)[0]
+        if package.is_relative_to(top := os.path.realpath(host))
+    ]
+    return [*spec.hidden, *own]
+
+
 def environment(spec: BoxSpec, work: str = "/work") -> dict[str, str]:
     """Variables of every command."""
     folders = [os.path.join(sys.base_prefix, "bin"), "/usr/local/bin", "/usr/bin", "/bin"]
@@ -121,7 +137,8 @@ class Zygote:
         binds, links = view(spec)
         asked = {
             "kind": self.kind, "uid": uid, "stage": self.stage, "binds": binds, "links": links, "work": work, "disk": spec.disk,
-            "files": spec.files, "hidden": list(spec.hidden), "loopback": spec.loopback, "whole_proc": spec.whole_proc,
+            "files": spec.files, "hidden": [] if own else hidden(spec), "loopback": spec.loopback,
+            "whole_proc": spec.whole_proc,
         }  # fmt: skip
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         try:

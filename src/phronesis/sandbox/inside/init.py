@@ -255,8 +255,10 @@ def _complain(error: BaseException) -> None:
 
 
 def _python(argv: list[str], env: dict[str, str]) -> int:
-    """Runs a file, or the text after ``-c``, as a program of its own. Only a file imports from its folder: the text is often the
-    host's own, and the work folder holds whatever a policy left there."""
+    """Runs a file, or the text after ``-c``, as a program of its own.
+
+    Only a file imports from its folder: the text is often the host's own, and the work folder holds what a policy left there.
+    """
     import traceback
 
     os.environ.clear()
