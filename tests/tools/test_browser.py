@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import http.server
 import os
 import shutil
+import signal
 import threading
 from pathlib import Path
 
@@ -14,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from phronesis.chat.template import plain
-from phronesis.errors import ConfigError, TemplateError, ToolError
+from phronesis.errors import ConfigError, EnvFault, TemplateError, ToolError
 from phronesis.pictures import SHELF, ImageShelf
 from phronesis.records import ImagePart, Message, TextPart
 from phronesis.tool import Picture, as_tool, tool
@@ -100,6 +102,58 @@ def test_chromium_gives_the_same_texts_and_sends_the_same_requests():
     expected = asyncio.run(script(PlainView(form_site(plainly), HOST)))
     assert asyncio.run(script(ChromiumView(form_site(really), HOST))) == expected
     assert really == plainly
+
+
+ODD = ("é ü", "a~b*c'd()", "<b>&amp;</b>", "a\u2028b\x0bc\x85d", "  two  ", "%41\\", "\U0001f600\x7f\x01")
+ADDRESSES = (
+    "/find?a=é b\"<>'~*{}|^`", "/é b\"<>'~*{}|^`[]", "/%2e%2E/find/.", "/a/./b/../c", "http://shop.test", "/find?", "/find#x", "#y",
+    "/%zz?b=%zz", "/moved", "/away", "?c=1", "//find", "/empty",
+)  # fmt: skip
+
+
+def odd_site(log):
+    def site(asked):
+        log.append((asked.method, asked.path, dict(asked.query), dict(asked.form)))
+        if asked.path in ("/moved", "/away"):
+            where = "/find?x=1" if asked.path == "/moved" else "http://elsewhere.test/"
+            return Response(body="", status=302, headers={"Location": where})
+        if asked.path == "/empty":
+            return Response(body="", status=404)
+        return Response(body="<form action='/find?gone=1#gone'><input name=a><textarea name=b></textarea><button>Go</button></form>"
+                        "<form><button>Nothing</button></form><a href='#here'>here</a> <a href='/é?ü=~'>there</a>")  # fmt: skip
+
+    return site
+
+
+@needs_chromium
+def test_odd_words_and_addresses_are_written_alike():
+    async def odd(view):
+        tools, said = {t.spec.name: t for t in BrowserTools(view).tools()}, []
+        acts = [("goto", {"url": url}) for url in ADDRESSES]
+        for n in (4, 5, 6):
+            acts += [("goto", {"url": "/"}), ("click", {"id": n}), ("back", {})]
+        for text in ODD:
+            acts += [
+                ("goto", {"url": "/"}),
+                ("type", {"id": 1, "text": text}),
+                ("type", {"id": 2, "text": text}),
+                ("click", {"id": 3}),
+            ]
+        for name, arguments in acts:
+            try:
+                said.append(await tools[name].call(arguments))
+            except ToolError as error:
+                said.append(f"error: {error}")
+        await view.close()
+        return said
+
+    plainly, really = [], []
+    expected = asyncio.run(odd(PlainView(odd_site(plainly), HOST)))
+    assert asyncio.run(odd(ChromiumView(odd_site(really), HOST))) == expected
+    assert really == plainly
+    assert expected[2].startswith("Page: untitled (/find/)") and expected[4].startswith("Page: untitled (/)")
+    assert expected[10].startswith("(blocked: http://shop.test/away is outside of this site)")
+    assert {"a": "%41\\", "b": "%41\\"} in [query for _, _, query, _ in plainly]
 
 
 TAGS = st.sampled_from(["p", "div", "a href=/x", "b", "li", "select", "option"])
@@ -362,6 +416,108 @@ def test_nothing_is_left_for_the_next_episode():
     assert asyncio.run(visit("/set", "/get")) == "a=1,1,1,d"
     assert asyncio.run(visit("/get")) == ",,,"
     assert worker.shared().open == 0
+
+
+@needs_chromium
+def test_a_page_that_left_its_site_leaves_nothing_either():
+    """Neither storage, nor pages of the episode before to go back to."""
+    pages = {
+        "/set": "<script>localStorage.b='1';sessionStorage.c='1';setTimeout(() => { location = 'about:blank' })</script>",
+        "/get": "<body><script>const s = [localStorage.b, sessionStorage.c, history.length];"
+        "document.body.innerHTML = `<p>${s}</p>`</script>",
+        "/on": "<p>on",
+    }
+
+    async def visit(*paths):
+        view = ChromiumView(lambda asked: Response(body=pages[asked.path]), HOST, scripts=True, size=(445, 333))
+        for path in paths:
+            await view.goto(path)
+        for _ in range(100 if paths == ("/set",) else 0):
+            await view.read()
+            if view.url == "about:blank":
+                break
+        found = view.url, view.text().splitlines()[-1]
+        await view.close()
+        return found
+
+    assert asyncio.run(visit("/set"))[0] == "about:blank"
+    assert asyncio.run(visit("/on", "/on", "/get"))[1].startswith(",,")
+    assert asyncio.run(visit("/get"))[1] == ",,2"  # this page and the empty one before it
+
+
+@needs_chromium
+def test_a_site_that_fails_is_a_fault_of_the_world():
+    def site(asked):
+        raise KeyError("sku")
+
+    async def visit():
+        view = ChromiumView(site, HOST)
+        try:
+            await view.goto("/")
+        finally:
+            await view.close()
+
+    with pytest.raises(EnvFault, match=r"the site 'shop.test' failed: KeyError: 'sku'"):
+        asyncio.run(visit())
+
+
+async def _after(signal_number):
+    """What an episode meets whose Chromium dies or hangs, and what the next one reads."""
+    view = ChromiumView(lambda asked: Response(body="<p>hello"), HOST)
+    await view.goto("/")
+    for pid in chromium.below(worker.shared().program.box.pid):
+        with contextlib.suppress(ProcessLookupError):  # gone with one that was killed before
+            os.kill(pid, signal_number)
+    met = []
+    for act in (view.goto("/"), view.close()):
+        try:
+            await act
+        except Exception as error:
+            met.append(error)
+    view = ChromiumView(lambda asked: Response(body="<p>hello"), HOST)
+    await view.goto("/")
+    text = view.text()
+    await view.close()
+    return met, text
+
+
+@needs_chromium
+def test_a_chromium_that_dies_is_replaced():
+    met, text = asyncio.run(_after(signal.SIGKILL))
+    assert [type(error) for error in met] == [EnvFault] and "the browser failed: " in str(met[0]), met
+    assert text == "Page: untitled (/)\nhello" and worker.shared().open == 0
+
+
+@needs_chromium
+def test_a_chromium_that_hangs_is_killed_and_replaced(monkeypatch):
+    hung = []
+
+    def call(self, work, own=worker.Worker.call):
+        monkeypatch.setattr(worker, "CALL", 2.0 if len(hung) in (1, 2) else 60.0)
+        hung.append(self.program)
+        return own(self, work)
+
+    monkeypatch.setattr(worker.Worker, "call", call)
+    monkeypatch.setattr(worker, "PULSE", 2.0)
+    met, text = asyncio.run(_after(signal.SIGSTOP))
+    assert {type(error) for error in met} == {EnvFault} and "the browser gave no answer within 2 s" in str(met[0])
+    assert text == "Page: untitled (/)\nhello"
+    assert worker.shared().program is not hung[1] and hung[1].box.pid is None
+
+
+@needs_chromium
+def test_a_page_that_never_stops_talking_is_cut_off():
+    site = lambda asked: Response(body="<p>x<script>for (let n = 0; n < 30; n++) alert(n)</script>")  # noqa: E731
+
+    async def visit():
+        view = ChromiumView(site, HOST, scripts=True)
+        await view.goto("/")
+        text = view.text()
+        await view.close()
+        return text.splitlines()
+
+    told = asyncio.run(visit())
+    assert told[19:22] == ["(a dialog said '19' and was closed)", "(more of this happened)", "Page: untitled (/)"]
 
 
 @needs_chromium

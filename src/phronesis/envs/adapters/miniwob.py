@@ -191,7 +191,7 @@ def miniwob(page: str | Sequence[str] = DEFAULT, *, screen: bool = False) -> Env
         oracle_reward=1.0 if solved else None,
         chance_reward=0.1 if chosen == DEFAULT else None,
         max_turns=8 if chosen == DEFAULT else MAX_TURNS,
-        oracle_tasks=10,
+        oracle_tasks=6 if chosen == DEFAULT else 10,
         cheats=CHEATS if chosen == DEFAULT else {},
     )
 

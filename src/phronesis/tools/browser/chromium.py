@@ -7,8 +7,10 @@ says that routing its requests is enough.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
+import signal
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -51,6 +53,19 @@ class Program(Struct, kw_only=True):
         if self.box is None or self.box.pid is None:
             return 0
         return sum(_own_memory(pid) for pid in below(self.box.pid))
+
+    def kill(self) -> None:
+        """Ends what is left of it, even if it hangs; all processes in its namespaces go with the first one."""
+        if self.box is not None and (pid := self.box.pid) is not None and self._owns(pid):
+            with contextlib.suppress(OSError):
+                os.kill(pid, signal.SIGKILL)
+
+    def _owns(self, pid: int) -> bool:
+        """Whether this process is still the one that runs it; its number may have been given to another."""
+        try:
+            return self.box is not None and os.fsencode(self.box.path) in Path(f"/proc/{pid}/cmdline").read_bytes()
+        except OSError:
+            return False
 
     def close(self) -> None:
         """Removes what was made for it."""

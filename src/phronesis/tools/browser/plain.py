@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from typing import Any, cast
-from urllib.parse import urlencode, urljoin, urlsplit, urlunsplit
+from urllib.parse import urldefrag, urljoin
 
 import msgspec
 
 from phronesis.errors import ToolError
 from phronesis.tools.browser.markup import read
 from phronesis.tools.browser.outline import Element, Node, chosen, outline, words
-from phronesis.tools.browser.site import Site, request
+from phronesis.tools.browser.site import Site, ask, encoded
 from phronesis.tools.browser.view import View
 
 
@@ -85,11 +85,13 @@ class PlainView(View):
         try:
             url = self.resolve(href)
         except ToolError:
-            self.notes.append(f"blocked: {urljoin(self.url, href)[:200]} is outside of this site")
+            self.note(f"blocked: {urljoin(self.url, href)[:200]} is outside of this site")
             self._read()
             return False
-        self._load("GET", url, "")
-        return True
+        if "#" in url and urldefrag(url).url == urldefrag(self.url).url:  # a place on this page
+            self.url = url
+            return True
+        return self._load("GET", url, "")
 
     def _send(self, form: Node, button: Node) -> bool:
         fields = _fields(form, button)
@@ -97,21 +99,25 @@ class PlainView(View):
         try:
             url = self.resolve(action)
         except ToolError:
-            self.notes.append(f"blocked: {action[:200]} is outside of this site")
+            self.note(f"blocked: {action[:200]} is outside of this site")
             self._read()
             return False
         if form.attrs.get("method", "get").lower() == "post":
-            self._load("POST", url, urlencode(fields))
-        else:
-            self._load("GET", urlunsplit(urlsplit(url)._replace(query=urlencode(fields), fragment="")), "")
-        return True
+            return self._load("POST", url, encoded(fields))
+        page, _, place = url.partition("#")
+        return self._load("GET", f"{page.partition('?')[0]}?{encoded(fields)}{'#' if place else ''}{place}", "")
 
-    def _load(self, method: str, url: str, body: str) -> None:
-        response = self.site(request(method, url, body))
+    def _load(self, method: str, url: str, body: str) -> bool:
+        response = ask(self.site, self.host, method, url, body)
+        if response is None:
+            self.note(f"blocked: {url[:200]} is outside of this site")
+            self._read()
+            return False
         text = response.body if isinstance(response.body, str) else response.body.decode("utf-8", "replace")
         self.title, self.tree = read(text)
         self.url, self.got = url, method == "GET"
         self._read()
+        return True
 
     def _read(self) -> None:
         self.outline = outline(self.tree)

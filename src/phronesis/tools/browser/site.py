@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from urllib.parse import parse_qsl, urlsplit
+from collections.abc import Callable, Mapping, Sequence
+from urllib.parse import parse_qsl, quote, quote_plus, urljoin, urlsplit
 
 from msgspec import Struct
 
@@ -48,6 +48,58 @@ def request(method: str, url: str, body: str = "") -> Request:
     """
     parts = urlsplit(url)
     return Request(method=method, path=parts.path or "/", query=_fields(parts.query), form=_fields(body))
+
+
+REDIRECTS = 5
+"""Redirects that are followed."""
+IN_PATH, IN_QUERY = "!$%&'()*+,/:;=@[]", "!$%&()*+,/:;=?@[]^`{|}"
+"""What browsers leave as it is in addresses, besides letters, digits and ``-._~``."""
+
+
+def address(url: str) -> str:
+    """An absolute address as browsers write it: what must be escaped is, and no dots lead up or nowhere.
+
+    >>> address("http://shop.test/a/%2E%2e/é|?find=two words#top")
+    'http://shop.test/%C3%A9%7C?find=two%20words#top'
+    """
+    parts = urlsplit(url)
+    kept: list[str] = []
+    steps = parts.path.removeprefix("/").split("/")
+    for number, step in enumerate(steps):
+        name = step.lower().replace("%2e", ".")
+        if name == "..":
+            del kept[-1:]
+        if name not in (".", ".."):
+            kept.append(step)
+        elif number == len(steps) - 1:
+            kept.append("")
+    query = f"?{quote(parts.query, safe=IN_QUERY)}" if parts.query else ""
+    fragment = f"#{quote(parts.fragment, safe=IN_QUERY)}" if parts.fragment else ""
+    return f"{parts.scheme}://{parts.netloc}/{quote('/'.join(kept), safe=IN_PATH)}{query}{fragment}"
+
+
+def encoded(fields: Sequence[tuple[str, str]]) -> str:
+    """Fields of a form as browsers send them.
+
+    >>> encoded([("find", "a ~*'é")])
+    'find=a+%7E*%27%C3%A9'
+    """
+    made = ("=".join(quote_plus(word, safe="*").replace("~", "%7E") for word in field) for field in fields)
+    return "&".join(made)
+
+
+def ask(site: Site, host: str, method: str, url: str, body: str = "") -> Response | None:
+    """What a site answers, redirects followed; None when the address, or one it redirects to, is not of this site."""
+    for _ in range(REDIRECTS):
+        parts = urlsplit(url)
+        if parts.scheme != "http" or parts.netloc != host or method not in ("GET", "POST", "HEAD"):
+            return None
+        response = site(request(method, url, body))
+        target = next((value for name, value in response.headers.items() if name.lower() == "location"), None)
+        if target is None or not 300 <= response.status < 400:
+            return response
+        url, method, body = urljoin(url, target), "GET", ""
+    return None
 
 
 def _fields(text: str) -> dict[str, str]:

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from urllib.parse import urljoin, urlsplit
+from urllib.parse import urldefrag, urljoin, urlsplit
 
 from phronesis.errors import ToolError
 from phronesis.tools.browser.outline import Element, Outline
+from phronesis.tools.browser.site import address
 
 HEIGHT = 60
 """Lines of a page shown at once."""
 MAX_LINE = 400
 """Characters of a line that are shown."""
+MAX_NOTES = 20
+"""Notes that are told at once."""
 MAX_TYPED = 5000
 """Characters typed at once."""
 
@@ -85,11 +88,11 @@ class View(ABC):
             fine, whole = False, ""
         if not fine:
             raise ToolError(f"only pages of http://{self.host}/ can be opened; got {url[:200]!r}", "blocked")
-        return whole
+        return address(whole)
 
     async def goto(self, url: str) -> None:
-        """Opens an address."""
-        whole = self.resolve(url)
+        """Opens an address, anew if it is open already."""
+        whole = urldefrag(self.resolve(url)).url
         self._leave()
         await self.fetch(whole)
 
@@ -168,6 +171,13 @@ class View(ABC):
         more = [f"({above} lines above)"] if above else []
         rest = [f"({below} lines below: scroll)"] if below > 0 else []
         return "\n".join([*notes, head, *more, *(shown or ["(nothing to read)"]), *rest])
+
+    def note(self, what: str) -> None:
+        """Tells, with the next text, what happened beside; of very many things only the first ones."""
+        if len(self.notes) < MAX_NOTES:
+            self.notes.append(what)
+        elif len(self.notes) == MAX_NOTES:
+            self.notes.append("more of this happened")
 
     def _leave(self) -> None:
         if self.got and self.url:

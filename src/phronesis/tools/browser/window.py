@@ -6,13 +6,12 @@ import asyncio
 import contextlib
 from collections.abc import Awaitable
 from typing import TYPE_CHECKING, Literal, cast
-from urllib.parse import urljoin, urlsplit
 
 import msgspec
 
-from phronesis.errors import ToolError
+from phronesis.errors import EnvFault, ToolError
 from phronesis.tools.browser.outline import Element, Node, outline
-from phronesis.tools.browser.site import Site, request
+from phronesis.tools.browser.site import Site, ask
 from phronesis.tools.browser.view import View
 from phronesis.tools.browser.walk import WALK
 from phronesis.tools.browser.worker import Slot, Worker, shared
@@ -29,8 +28,6 @@ QUIET = 0.03
 """Seconds a page with scripts is given after an action before it is read."""
 MAYBE = 0.3
 """Seconds a click that should lead to another page is waited for where scripts may have caught it."""
-REDIRECTS = 5
-
 
 POINT = """
 e => {
@@ -89,6 +86,8 @@ class ChromiumView(View):
         """Pages that came."""
         self.busy = 0
         """Requests being answered."""
+        self.fault: Exception | None = None
+        """What the site raised."""
         self.tasks: set[asyncio.Task[None]] = set()
 
     @property
@@ -164,14 +163,14 @@ class ChromiumView(View):
                 self._later(cast("WebSocketRoute", about).close())
             case "window" if self.slot is None or about != self.slot.page:
                 self.popups += 1
-                self.notes.append("a window was opened, and closed")
+                self.note("a window was opened, and closed")
                 self._later(cast("Page", about).close())
             case "dialog":
                 dialog = cast("Dialog", about)
-                self.notes.append(f"a dialog said {dialog.message[:200]!r} and was closed")
+                self.note(f"a dialog said {dialog.message[:200]!r} and was closed")
                 self._later(dialog.dismiss())
             case "download":
-                self.notes.append("a download was refused")
+                self.note("a download was refused")
                 self.came.set()
                 self._later(cast("Download", about).cancel())
             case "moved" if about == self.page.main_frame:
@@ -189,15 +188,23 @@ class ChromiumView(View):
                 self.blocked += 1
                 await route.fulfill(status=403, content_type="text/html", body="")
                 return
-            found = self._found(asked.method, asked.url, asked.post_data or "")
+            try:
+                sent = (asked.post_data_buffer or b"").decode("utf-8", "replace")
+                found = ask(self.site, self.host, asked.method, asked.url, sent)
+            except Exception as error:  # raised where the page is waited for; here nobody would hear of it
+                self.fault = self.fault or error
+                self.came.set()
+                await route.abort("aborted")
+                return
             if found is None:
                 self._blocked(asked.url, where == "main")
                 await route.abort("aborted" if where == "main" else "blockedbyclient")
                 return
             if where == "main":
                 self.got = asked.method == "GET"
-            status, media_type, headers, body = found
-            await route.fulfill(status=status, content_type=media_type, headers=headers, body=body)
+            headers = {**{name.lower(): value for name, value in found.headers.items()}, "cache-control": "no-store"}
+            status = found.status if not 300 <= found.status < 400 else 502  # Chromium would follow it past all routing
+            await route.fulfill(status=status, content_type=found.media_type, headers=headers, body=found.body or " ")
         finally:
             self.busy -= 1
 
@@ -211,29 +218,10 @@ class ChromiumView(View):
             return "window"
         return "main" if frame == self.page.main_frame else "frame" if frame.page == self.page else "window"
 
-    def _found(self, method: str, url: str, body: str) -> tuple[int, str, dict[str, str], bytes] | None:
-        """What the site answers; None when the address, or one it redirects to, is not of this site.
-
-        Redirects are followed here: Chromium would follow them past all routing.
-        """
-        for _ in range(REDIRECTS):
-            parts = urlsplit(url)
-            if parts.scheme != "http" or parts.netloc != self.host or method not in ("GET", "POST", "HEAD"):
-                return None
-            response = self.site(request(method, url, body))
-            headers = {name.lower(): value for name, value in response.headers.items()}
-            target = headers.pop("location", None)
-            if target is None or not 300 <= response.status < 400:
-                content = response.body.encode() if isinstance(response.body, str) else response.body
-                status = response.status if not 300 <= response.status < 400 else 502
-                return status, response.media_type, {**headers, "cache-control": "no-store"}, content
-            url, method, body = urljoin(url, target), "GET", ""
-        return None
-
     def _blocked(self, url: str, main: bool) -> None:
         self.blocked += 1
         if main:
-            self.notes.append(f"blocked: {url[:200]} is outside of this site")
+            self.note(f"blocked: {url[:200]} is outside of this site")
             self.came.set()
 
     def _later(self, work: Awaitable[None]) -> None:
@@ -310,7 +298,7 @@ class ChromiumView(View):
         return bool(await self.seen.evaluate(test, element.node.index))
 
     async def _settled(self) -> None:
-        """Waits until pages have come and requests are answered."""
+        """Waits until pages have come and requests are answered; EnvFault when the site failed."""
         from playwright.async_api import Error
 
         if self.scripts:
@@ -323,6 +311,8 @@ class ChromiumView(View):
             if not self.busy:
                 break
             await asyncio.sleep(0.02)
+        if self.fault is not None:
+            raise EnvFault(f"the site {self.host!r} failed: {type(self.fault).__name__}: {self.fault}") from self.fault
 
     async def _read(self) -> None:
         from playwright.async_api import Error

@@ -36,6 +36,8 @@ T = TypeVar("T")
 
 WINDOWS = 200
 """Windows after which Chromium is replaced."""
+PARKED = 6
+"""Windows that are kept while nobody uses them, each with the page it was parked on."""
 USES = 50
 """Episodes that may use a window one after the other."""
 MEMORY = 1 << 30
@@ -44,10 +46,15 @@ START = 60.0
 """Seconds it may take to start."""
 CALL = 60.0
 """Seconds one call may take before the episode is ended as a fault of the world."""
+PULSE = 5.0
+"""Seconds Chromium has to show that it is alive after such a call, or to end when it is told to; then it is killed."""
 
 
 class Guest(Protocol):
     """What an episode's view does for the slot it uses, in the browser's thread."""
+
+    host: str
+    """Name of its site."""
 
     async def answer(self, route: Route) -> None:
         """Answers or refuses a request."""
@@ -83,18 +90,24 @@ class Slot:
             self.view.happened(what, about)
 
     async def clean(self, park: bool) -> None:
-        """Forgets cookies, storage and caches, and the page, unless it is parked for an episode that begins with it."""
-        self.view = None
+        """Forgets cookies, storage, history, and the page, unless it is parked for an episode that begins with it.
+
+        Raises:
+            RuntimeError: the page has left the site, so that what it stored there cannot be cleared.
+        """
+        used, self.view = self.view, None
+        self.session = session = self.session or await self.context.new_cdp_session(self.page)
         if self.key[0]:  # without scripts a page can leave nothing but cookies
             origin = await self.page.evaluate("() => { window.name = ''; return location.origin; }")
-            self.session = self.session or await self.context.new_cdp_session(self.page)
-            if origin != "null":
-                told = {"origin": origin, "storageTypes": "all"}
-                await self.session.send("Storage.clearDataForOrigin", told)  # pyright: ignore[reportUnknownMemberType]
+            if used is None or origin != f"http://{used.host}":
+                raise RuntimeError(f"the page was left at {origin!r}")
+            told = {"origin": origin, "storageTypes": "all"}
+            await session.send("Storage.clearDataForOrigin", told)  # pyright: ignore[reportUnknownMemberType]
         await self.context.clear_cookies()
         self.parked = self.page.url if park else ""
         if not park:
             await self.page.goto("about:blank")
+        await session.send("Page.resetNavigationHistory")  # pyright: ignore[reportUnknownMemberType]
 
 
 class Worker:
@@ -112,6 +125,8 @@ class Worker:
         self.opened, self.open = 0, 0
         """Windows since the start, and those open now."""
         self.starts = 0
+        self.doubted = False
+        """Whether a call took too long since Chromium last showed that it is alive."""
         self.starting: asyncio.Task[None] | None = None
         self.idle: list[Slot] = []
         """Cleaned, for the next episode of their kind."""
@@ -124,7 +139,7 @@ class Worker:
         """Awaits something in the browser's thread.
 
         Raises:
-            EnvFault: it took far too long.
+            EnvFault: it took far too long, or the browser failed.
         """
 
         async def bounded() -> T | Exception:
@@ -135,8 +150,11 @@ class Worker:
 
         found = await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(bounded(), self.loop))
         if isinstance(found, TimeoutError):
+            self.doubted = True
             raise EnvFault(f"the browser gave no answer within {CALL:g} s") from found
         if isinstance(found, Exception):
+            if type(found).__module__.startswith("playwright."):
+                raise EnvFault(f"the browser failed: {str(found).splitlines()[0][:300]}") from found
             raise found
         return found
 
@@ -156,7 +174,7 @@ class Worker:
             tired = self.opened >= WINDOWS or (
                 self.opened % 20 == 19 and self.program is not None and self.program.memory() > MEMORY
             )
-            if self.browser is not None and (not self.browser.is_connected() or (self.open == 0 and tired)):
+            if self.browser is not None and (not await self._alive(self.browser) or (self.open == 0 and tired)):
                 await self._stop()
             if self.browser is None:
                 self.starting = self.starting or asyncio.ensure_future(self._start())
@@ -168,13 +186,25 @@ class Worker:
             assert self.browser is not None
             return self.browser
 
+    async def _alive(self, browser: Browser) -> bool:
+        """Whether Chromium answers; asked only after a call that took too long."""
+        if self.doubted and browser.is_connected():
+            try:
+                context = await asyncio.wait_for(browser.new_context(), PULSE)
+                await asyncio.wait_for(context.close(), PULSE)
+            except Exception:  # whatever it says, it is not well
+                return False
+            self.doubted = False
+        return browser.is_connected()
+
     async def take(self, view: Guest, *, scripts: bool, size: tuple[int, int], url: str = "") -> Slot:
         """A window for an episode, if there is one with its page parked; in the browser's thread. `give` takes it back."""
         key = (scripts, size)
         browser = await self._running()
         self.opened, self.open = self.opened + 1, self.open + 1
         fit = [slot for slot in self.idle if slot.key == key]
-        found = next((slot for slot in fit if slot.parked == url), fit[0] if fit else None)
+        kept = fit[0] if fit and (not fit[0].parked or len(self.idle) >= PARKED) else None
+        found = next((slot for slot in fit if slot.parked == url), kept)
         if found is not None:
             self.idle.remove(found)
         try:
@@ -193,11 +223,13 @@ class Worker:
             if slot.uses < USES:
                 await asyncio.wait_for(slot.clean(park), 10)
                 self.idle.append(slot)
-                return
+                if len(self.idle) <= PARKED:
+                    return
+                slot = self.idle.pop(0)
         except Exception:  # whatever cannot be cleaned is thrown away
             slot.view = None
         with contextlib.suppress(Exception):
-            await slot.context.close()
+            await asyncio.wait_for(slot.context.close(), PULSE)
 
     async def _slot(self, browser: Browser, key: tuple[bool, tuple[int, int]]) -> Slot:
         scripts, (width, height) = key
@@ -253,10 +285,15 @@ class Worker:
         self.idle.clear()
         browser, driver, program = self.browser, self.driver, self.program
         self.browser = self.driver = self.program = None
-        for ended in (browser and browser.close(), driver and driver.stop()):
-            if ended:
-                with contextlib.suppress(Exception):  # it may have died already
-                    await ended
+        self.doubted = False
+        if browser is not None:
+            with contextlib.suppress(Exception):  # it may have died already, or hang
+                await asyncio.wait_for(browser.close(), PULSE)
+        if program is not None:
+            program.kill()
+        if driver is not None:
+            with contextlib.suppress(Exception):
+                await asyncio.wait_for(driver.stop(), PULSE)
         if program is not None:
             program.close()
 
