@@ -4,7 +4,10 @@ every token of the weights its record names."""
 from __future__ import annotations
 
 import asyncio
+import os
 import random
+import signal
+import threading
 from collections import Counter
 from dataclasses import replace as replace_data
 from pathlib import Path
@@ -25,6 +28,7 @@ from phronesis.store import Run
 from phronesis.store.index import Where
 from phronesis.train import checkpoint, job
 from phronesis.train.asynchrony import AsyncConfig
+from phronesis.train.batching import BatchConfig
 from phronesis.train.config import EnvChoice, EvalConfig, RunConfig
 from phronesis.train.dynamic import DynamicConfig
 from phronesis.train.learner import LearnerConfig
@@ -147,6 +151,44 @@ def test_a_stopped_run_goes_on_and_learns_from_every_group_once(tmp_path, done):
     summary = job.run(later(checkpoint_every=2), tmp_path / "run", resume=True)
     check_once(tmp_path / "run", 6, 2)
     assert summary.episodes == 6 * 2 * 4 and summary.faults == 0
+
+
+def test_ctrl_c_does_not_wait_for_the_whole_update(tmp_path, monkeypatch):
+    """The signal comes in the third batch, in its first of many micro-batches: this one is the last that is computed."""
+    from phronesis.train import learner
+
+    one_by_one = LearnerConfig(optimizer=AdamWConfig(lr=1e-3), max_tokens=1)
+    run = later(prime=None, batch=BatchConfig(drop_silent=False), learner=one_by_one, checkpoint_every=2)
+    descend, score, steps, computed = learner.Learner.descend, learner.score, 0, 0
+
+    def count(self, *arguments, **named):
+        nonlocal steps
+        steps += 1
+        return descend(self, *arguments, **named)
+
+    def interrupted(*arguments, **named):
+        nonlocal computed
+        if steps == 3:
+            computed += 1
+            if computed == 1:
+                os.kill(os.getpid(), signal.SIGINT)
+            noticed.wait(60.0)
+        return score(*arguments, **named)
+
+    noticed, abandon = threading.Event(), learner.Learner.abandon
+
+    def notice(self):
+        abandon(self)
+        noticed.set()
+
+    for name, part in (("Learner.descend", count), ("score", interrupted), ("Learner.abandon", notice)):
+        monkeypatch.setattr(f"phronesis.train.learner.{name}", part)
+    with pytest.raises(KeyboardInterrupt):
+        job.run(run, tmp_path / "run")
+    assert (steps, computed) == (3, 1)
+    monkeypatch.undo()
+    job.run(run, tmp_path / "run", resume=True)
+    check_once(tmp_path / "run", 6, 2)
 
 
 @pytest.mark.parametrize(

@@ -172,6 +172,12 @@ class Learner:
             self.average = deepcopy(decoder).requires_grad_(False)
         self._base = _copied(decoder) if config.restart else None
         self._device = self.stepper.parameters[0].device
+        self._abandoned = False
+
+    def abandon(self) -> None:
+        """Ends an update that goes on in another thread at its next micro-batch, with TrainingError, because nobody wants what
+        comes of it any more. The weights may be between two of its steps; the learner is of no further use."""
+        self._abandoned = True
 
     def update(self, batch: Batch, teacher: Teaches | None = None) -> UpdateMetrics:
         """Learns from a batch. An empty batch changes nothing and gives metrics with `steps` 0.
@@ -257,6 +263,8 @@ class Learner:
                 parts, tally.baseline = centred(self.decoder, parts, self.stepper.parameters, precision=config.precision)
             whole = self._whole(parts, loss, olds, refs)
             for i, part in enumerate(parts):
+                if self._abandoned:
+                    raise TrainingError("the update was abandoned; continue from the newest checkpoint")
                 scores = score(
                     self.decoder,
                     part,

@@ -15,7 +15,7 @@ from typing import NamedTuple
 from phronesis.credit.rule import CreditRule
 from phronesis.env import TaskSource
 from phronesis.log import Heartbeat
-from phronesis.records import Credit, Episode, EpisodeGroup
+from phronesis.records import Batch, Credit, Episode, EpisodeGroup
 from phronesis.rollout.play import GroupPlayer, LeavesOut, Stage, check_played, play_groups
 from phronesis.rollout.rerun import Reruns
 from phronesis.store.run import RunWriter
@@ -111,12 +111,21 @@ async def learn(loop: Loop, step: int, sampled: Sampled) -> Learned:
         loop.source.report(group.task, group)
     if loop.lesson is None:
         batch = build_batch(groups, credits, loop.config.batch)
-        update = await asyncio.to_thread(loop.learner.update, batch) if loop.aside else loop.learner.update(batch)
+        update = await _update_aside(loop.learner, batch) if loop.aside else loop.learner.update(batch)
     else:
         learning = loop.lesson.learn(step, groups, credits)
         update, said = await loop.heartbeat(step, "lesson").watch(learning, loop.stage.waits)
         extra |= said
     return Learned(update, credits, extra, warming)
+
+
+async def _update_aside(learner: Learner, batch: Batch) -> UpdateMetrics:
+    """An update in a thread; a run that is stopped meanwhile (Ctrl-C) does not wait for all of it."""
+    try:
+        return await asyncio.to_thread(learner.update, batch)
+    except asyncio.CancelledError:
+        learner.abandon()
+        raise
 
 
 def measured(loop: Loop, sampled: Sampled, learned: Learned) -> dict[str, float]:
