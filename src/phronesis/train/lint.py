@@ -65,8 +65,8 @@ RULES: tuple[Rule, ...] = (
         "unclipped-stale",
         "warn",
         "REINFORCE without a ratio, several updates per batch or batches of older weights",
-        "Set learner.epochs=1 and learner.minibatches=1 (and asynchrony.staleness=0), or choose an objective with a ratio, e.g. "
-        'ppo_clip or dis, or add the correction tis_token with of="theta".',
+        "Set learner.epochs=1 and learner.minibatches=1 (and asynchrony.staleness=0), or choose an objective with a ratio, "
+        'e.g. ppo_clip or dis, or add the correction tis_token with of="theta".',
         ratios.unclipped_stale,
     ),
     Rule(
