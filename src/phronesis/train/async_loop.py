@@ -112,12 +112,8 @@ class Playing:
         """What the next batch waits for, in words."""
         buffer = self._buffer
         late = buffer.late
-        oldest = (
-            f"; it needs some of {len(late)} that play since early versions, the first is group {late[0].number}"
-            if late
-            else ""
-        )
-        ready = f"{buffer.waiting} of {buffer.batch} groups are finished, {buffer.playing} are played{oldest}"
+        oldest = f"; it waits for some that started early, the first of {len(late)} is group {late[0].number}" if late else ""
+        ready = f"{buffer.waiting} of {buffer.batch} groups are finished, {buffer.playing} play{oldest}"
         return f"version {buffer.version}: {ready}; {self._loop.stage.waits()}"
 
     def metrics(self) -> dict[str, float]:

@@ -116,9 +116,10 @@ class Buffer:
 
     @property
     def late(self) -> list[Started]:
-        """Groups that play and that the next batch waits for, in the order of their start; empty where it waits for any."""
+        """Groups of earlier versions that play, some of which the next batch cannot do without, in the order of their start;
+        empty where it waits for any."""
         for limit, needed in self._needs():
-            if len([s for s in self._ready() if s.born <= limit]) < needed:
+            if limit < self.version and len([s for s in self._ready() if s.born <= limit]) < needed:
                 return [s for _, s in sorted(self.held.items()) if s.group is None and s.born <= limit]
         return []
 

@@ -60,7 +60,7 @@ def unclipped_stale(run: RunConfig) -> str | None:
             "episodes are no longer the policy's own"
         )
     if isinstance(loss.objective, ReinforceLoss) and staleness(run) and not weights(run):
-        return f"objective 'reinforce' weighs nothing, and asynchrony.staleness {staleness(run)} brings it what older weights did"
+        return f"objective 'reinforce' weighs nothing; asynchrony.staleness {staleness(run)} brings it what older weights did"
     return None
 
 
