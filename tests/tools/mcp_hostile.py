@@ -30,6 +30,7 @@ RESULTS = {
     "nothing": {"content": []},
     "unsaid": {"content": [], "isError": True},
     "structured": {"content": [], "structuredContent": {"n": 1}},
+    "structured failure": {"content": [], "structuredContent": {"paid": 1}, "isError": True},
 }
 
 
@@ -50,6 +51,12 @@ for line in sys.stdin:
     if HOW == "endless lines" and method == "tools/call":
         while True:
             sys.stdout.write("e\n" * 1000)
+    if HOW == "endless notes" and method == "tools/call":
+        while True:
+            say({"method": "notifications/message", "params": {"level": "info", "data": "n"}})
+    if HOW == "endless requests" and method == "tools/call":
+        while True:
+            say({"id": time.monotonic_ns(), "method": "ping"})
     if method == "initialize":
         version = "1999-01-01" if HOW == "old" else asked["params"]["protocolVersion"]
         info = {"name": "hostile", "version": "0"}

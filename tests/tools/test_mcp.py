@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 import os
 import sys
+from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
 
@@ -215,20 +216,45 @@ def test_odd_results_are_read(how, told):
     ("how", "error", "message"),
     [
         ("unsaid", ToolError, "does not say why"),
+        ("structured failure", ToolError, "does not say why"),
         ("refuses", ToolError, "x must be short"),
         ("breaks", EnvFault, "internal"),
         ("wrong type", EnvFault, "with what is none"),
         ("exit", EnvFault, "failed at 'speak'"),
         ("endless line", EnvFault, "failed at 'speak'"),
         ("endless lines", EnvFault, "failed at 'speak'"),
+        ("endless notes", EnvFault, "failed at 'speak'"),
+        ("endless requests", EnvFault, "failed at 'speak'"),
     ],
 )
-def test_bad_results_are_told_or_faults(how, error, message):
+def test_bad_results_are_told_or_faults(how, error, message, monkeypatch):
+    monkeypatch.setattr("phronesis.tools.adapters.mcp_lines.MOST_NOTES", 1000)
+
     async def use(tools):
         with pytest.raises(error, match=message):
             await tools["speak"].call({"x": "a"})
 
     using(hostile(how), use)
+
+
+def test_sessions_that_nobody_uses_end_by_themselves(monkeypatch):
+    monkeypatch.setattr("phronesis.tools.adapters.mcp_server.IDLE", 0.0)
+    monkeypatch.setattr("phronesis.tools.adapters.mcp_server.SWEEP", 0.01)
+
+    async def run():
+        closed = asyncio.Event()
+
+        @asynccontextmanager
+        async def make():
+            async with toolset(["calculator"]) as tools:
+                yield tools
+            closed.set()
+
+        async with serving(make, state=True) as address, Client(streamable_http_client(address), mode="legacy") as client:
+            await client.list_tools()
+            await asyncio.wait_for(closed.wait(), 30)  # no other request comes
+
+    asyncio.run(run())
 
 
 def test_a_server_that_hangs_is_a_fault(monkeypatch):

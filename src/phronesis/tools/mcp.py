@@ -42,7 +42,7 @@ class McpServer(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     readable: tuple[str, ...] = ()
     """Files and folders of the host that a boxed command may read, besides the system's."""
     environment: dict[str, str] = {}
-    """Variables of the command, besides PATH, HOME and LANG."""
+    """Variables of the command, besides PATH, HOME, LANG and USER."""
     headers: dict[str, str] = {}
     """Of requests to `url`, for example an authorisation."""
     family: Family = "auto"

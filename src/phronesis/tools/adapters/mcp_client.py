@@ -208,11 +208,11 @@ def _result(result: CallToolResult) -> object:
     parts = [_part(block) for block in blocks]
     if len(result.content) > MOST_BLOCKS:
         parts.append(f"[{len(result.content) - MOST_BLOCKS} more parts left out]")
-    if not parts and result.structured_content is not None:
-        return result.structured_content
     if result.is_error:
         text = "\n".join(p for p in parts if isinstance(p, str))
         raise ToolError(text[:MAX_CHARS] or "the tool failed and does not say why", "tool_raised")
+    if not parts and result.structured_content is not None:
+        return result.structured_content
     if any(isinstance(p, Picture) for p in parts):
         return tuple(parts)
     return "\n".join(p for p in parts if isinstance(p, str))

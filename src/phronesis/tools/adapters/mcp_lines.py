@@ -16,7 +16,7 @@ from contextlib import asynccontextmanager
 import anyio
 from mcp.client._transport import TransportStreams
 from mcp.shared.message import SessionMessage
-from mcp.types import jsonrpc_message_adapter
+from mcp.types import JSONRPCNotification, JSONRPCRequest, jsonrpc_message_adapter
 
 from phronesis.errors import EnvFault
 from phronesis.sandbox import Box, BoxSpec, Limits, start
@@ -26,13 +26,17 @@ LONGEST = 1 << 22
 """Bytes of one line; the connection ends at a longer one."""
 MOST_SKIPPED = 10_000
 """Lines that are no messages, before the connection ends."""
+MOST_REQUESTS = 1000
+"""Requests of the server to us, each of which has to be answered, before the connection ends."""
+MOST_NOTES = 100_000
+"""Notifications of the server, before the connection ends."""
 GRACE = 1.0
 """Seconds a command has to end by itself when its input ends."""
 
 
 @asynccontextmanager
 async def command_streams(server: McpServer) -> AsyncGenerator[TransportStreams]:
-    """Starts the server's command and talks to it; on leaving, it is dead with all it started."""
+    """Starts the server's command and talks to it; on leaving, its process group is dead, or its whole box."""
     opened = _boxed(server) if server.sandbox else _plain(server)
     async with opened as (reader, writer), _streams(reader, writer) as streams:
         yield streams
@@ -99,7 +103,7 @@ async def _streams(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -
     outgoing, to_send = anyio.create_memory_object_stream[SessionMessage](0)
 
     async def read() -> None:
-        skipped = 0
+        skipped = requests = notes = 0
         async with told:
             with contextlib.suppress(ValueError, OSError, asyncio.IncompleteReadError, anyio.BrokenResourceError):
                 while skipped < MOST_SKIPPED and (line := await reader.readline()):
@@ -108,6 +112,10 @@ async def _streams(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -
                     except (ValueError, RecursionError):
                         skipped += 1
                         continue
+                    requests += isinstance(message, JSONRPCRequest)
+                    notes += isinstance(message, JSONRPCNotification)
+                    if requests > MOST_REQUESTS or notes > MOST_NOTES:
+                        break
                     await told.send(SessionMessage(message))
 
     async def write() -> None:

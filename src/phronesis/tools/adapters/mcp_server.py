@@ -51,6 +51,8 @@ Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 IDLE = 1800.0
 """Seconds after which a session that nobody uses is closed."""
+SWEEP = 60.0
+"""Seconds between two looks for such sessions."""
 MOST = 64
 """Sessions at once."""
 _SESSION = b"mcp-session-id"
@@ -131,6 +133,12 @@ class Sessions:
         session = self.open.pop(name, None)
         if session is not None:
             await session.close()
+
+    async def watch(self) -> None:
+        """Closes sessions that nobody uses, for ever."""
+        while True:
+            await asyncio.sleep(SWEEP)
+            await self.sweep()
 
     async def close(self) -> None:
         """Closes all."""
@@ -214,6 +222,7 @@ async def serving(make: Tools, *, state: bool, port: int = 0) -> AsyncGenerator[
     server = uvicorn.Server(
         uvicorn.Config(cast("Any", app), log_level="error", access_log=False, lifespan="on", timeout_graceful_shutdown=2)
     )
+    watch = asyncio.create_task(sessions.watch())
     task = asyncio.create_task(server._serve([listening]))  # pyright: ignore[reportPrivateUsage] - `serve` captures signals
     try:
         while not server.started and not task.done():
@@ -221,7 +230,8 @@ async def serving(make: Tools, *, state: bool, port: int = 0) -> AsyncGenerator[
         yield f"http://127.0.0.1:{listening.getsockname()[1]}/mcp"
     finally:
         server.should_exit = True
-        await asyncio.wait([task])
+        watch.cancel()
+        await asyncio.wait([task, watch])
         await sessions.close()
         listening.close()
 
