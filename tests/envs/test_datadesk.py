@@ -7,6 +7,7 @@ import hashlib
 import json
 import logging
 import stat
+from collections import Counter
 
 import msgspec
 import pytest
@@ -195,6 +196,20 @@ def test_tasks_by_level_split_and_version(tasks):
     assert salted.payload["variant"] > 1000 and salted.payload["hidden"][0] > 1000  # copies that only the salt tells
 
 
+def test_no_constant_answers_many_questions():
+    found = [task(Dials(min_difficulty=3, families=("value",)), "train", i) for i in range(120)]
+    (_, most), *_ = Counter(t.payload["answer"] for t in found).most_common()
+    assert most <= 9 and {t.difficulty for t in found} == {3.0}
+
+
+def test_where_a_level_has_no_task_of_a_split_another_level_has(monkeypatch):
+    hard = next(q for q in QUESTIONS["python"] if "optional" in q.text)._replace(draw="select 'json' as a")
+    monkeypatch.setitem(QUESTIONS, "python", [q for q in QUESTIONS["python"] if q.level == 1] + [hard])
+    dials = Dials(min_difficulty=3, families=("value",))  # one question of level 3, which lies in one split
+    found = [{task(dials, split, i).difficulty for i in range(4)} for split in ("train", "heldout")]
+    assert sorted(found, key=min) == [{1.0}, {3.0}]
+
+
 def test_no_answer_can_be_known_without_looking(tasks):
     for found in tasks["train"]:
         payload = found.payload
@@ -317,8 +332,20 @@ def test_a_state_goes_on_where_it_was():
     assert game.statements == ["begin", "delete from functions where module = 'csv'", "rollback", "delete from entities"]
     again.put(game.state())
     assert again.state() == game.state() and again.sql.digest() == game.sql.digest()
+    returning = "update functions set words = words + 1 where rowid < 99 returning name"  # changes rows, and shows them
+    assert game._run(returning).startswith("name\n") and game.statements[-1] == returning
+    again.put(game.state())
+    assert again.sql.digest() == game.sql.digest()
     game.close()
     again.close()
+
+
+def test_a_question_held_out_in_one_family_is_in_all():
+    asked = {
+        split: {task(Dials(families=(family,)), split, i).payload["sql"] for family in ("value", "query") for i in range(60)}
+        for split in ("train", "heldout")
+    }
+    assert len(asked["train"]) > 20 and asked["train"].isdisjoint(asked["heldout"])
 
 
 def test_a_task_for_another_version_is_refused():

@@ -105,6 +105,8 @@ def test_thoughts_take_time():
     thought = Message(role="assistant", thought="one two three four five six seven eight nine ten eleven")
     assert [thinking_ticks(thought, cost) for cost in (0.0, 1.0, 5.0)] == [1, 3, 7]
     assert thinking_ticks(say("assistant", "word " * 10**5), 1.0) == 1 + LIMIT
+    joined, letters = say("assistant", "first_I_look_then_" * 20), Message(role="assistant", thought="等" * 160)
+    assert [thinking_ticks(m, 1.0) for m in (joined, letters, say("assistant", "x" * 16))] == [1 + 3, 1 + 1, 2]
     quick, long = act(call("keep", {"ticks": 5})), thinking_ticks(thought, 5.0)
     game, _ = drive(EMPTY, quick)
     assert game.road.tick == 6 and game.thought == 1

@@ -112,9 +112,11 @@ class DataDesk(Game):
         if _CHANCE.search(sql.lower()):
             raise ToolError("functions of chance and of the clock are not offered here", "sql_error")
         with LOCK:
+            before = self.sql.rows.total_changes
             found = self.sql.query(sql)
+            touched = self.sql.rows.total_changes > before  # also by a statement that returns rows
         self.queries += 1
-        if self.writes and re.fullmatch(r"\d+ rows changed|done", found):
+        if self.writes and (touched or found in ("done", "0 rows changed")):
             self.statements.append(sql)
         return found
 

@@ -1,8 +1,9 @@
 """Tasks of `datadesk`: a value to find, a query to write, or a change to make, in a perturbed copy of a real database.
 
-A task is generated from (split, index, salt) and the database's content alone. Its content key hashes the content, the
-family and the filled-in SQL; the key decides the split. Every answer is computed by the reference SQL, and differs from
-what the same question gives on the database as it was, so that knowing the world does not replace looking.
+A task is generated from (split, index, salt) and the database's content alone. Its content key hashes the content and the
+filled-in SQL, so that a question held out in one family is held out in all; the key decides the split. Every answer is computed
+by the reference SQL, and differs from what the same question gives on the database as it was, so that knowing the world does
+not replace looking.
 """
 
 from __future__ import annotations
@@ -114,13 +115,13 @@ def task(dials: Dials, split: str, index: int) -> Task:
     level = source.randint(dials.min_difficulty, dials.max_difficulty)
     family = source.choice(list(dials.families))
     _, card = database(dials.source, dials.place)
-    for _ in range(TRIES):
+    for tried in range(TRIES):
         number = dials.first + source.randint(1, VARIANTS)
-        drawn = _drawn(dials, family, level, source)
+        drawn = _drawn(dials, family, level if tried < TRIES // 2 else None, source)
         if drawn is None or not _telling(dials, family, drawn[1], number):
             continue
-        text, sql = drawn
-        key = digest(["datadesk", card.content, family, sql])
+        text, sql, reached = drawn
+        key = digest(["datadesk", card.content, sql])  # whatever the family: who is asked for the value writes the query, too
         if split_of(key) == ("train" if split == "train" else "heldout"):
             break
     else:
@@ -142,21 +143,25 @@ def task(dials: Dials, split: str, index: int) -> Task:
             "answer": value_of(dials.source, number, dials.place, sql) if family == "value" else "",
         },
         split=split,
-        difficulty=float(level),
+        difficulty=float(reached),
         content_key=key,
     )
 
 
-def _drawn(dials: Dials, family: str, level: int, source: random.Random) -> tuple[str, str] | None:
-    """A question or change with values filled in."""
+def _drawn(dials: Dials, family: str, level: int | None, source: random.Random) -> tuple[str, str, int] | None:
+    """A question or change with values filled in, and its level; any level for None, or where that has none.
+
+    Each filling is as likely: a question with few of them, whose answers hardly differ, must not be asked so often that a
+    constant answer pays.
+    """
     offered: Sequence[Question | Change] = (CHANGES if family == "update" else QUESTIONS)[dials.source]
     fitting = [q for q in offered if q.level == level] or list(offered)
-    chosen = source.choice(fitting)
-    rows = _choices(dials.source, dials.place, chosen.draw)
-    if not rows:
+    filled = [(q, row) for q in fitting for row in _choices(dials.source, dials.place, q.draw)]
+    if not filled:
         return None
-    row = source.choice(rows)
-    return chosen.text.format(**row), chosen.sql.format(**{name: quoted(value) for name, value in row.items()})
+    chosen, row = source.choice(filled)
+    sql = chosen.sql.format(**{name: quoted(value) for name, value in row.items()})
+    return chosen.text.format(**row), sql, chosen.level
 
 
 @lru_cache(maxsize=256)

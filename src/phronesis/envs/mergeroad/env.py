@@ -2,6 +2,10 @@
 
 Every message costs a tick of a tenth of a second, and thoughts cost more (`thinking_cost`); meanwhile the car keeps its speed.
 So an agent must choose between looking often, planning ahead and thinking long.
+
+How far one gets without looking: a plan that is the same for all tasks (full throttle for about 4 s, then some seconds at that
+speed, then the merge) succeeds in about 85% of the tasks of levels 1 to 3, since others brake for whoever is in the lane. Judge
+what an agent has learned against that, and by the metric ``forced_braking``, which looking lowers.
 """
 
 from __future__ import annotations
@@ -29,16 +33,20 @@ MAX_TURNS = 30
 """An oracle needs 5 turns of at most three seconds; a careful driver who looks twice a second takes 30."""
 WORDS = 10
 """Words of thought that take `thinking_cost` ticks."""
+LETTERS = 16
+"""Letters of a word; a longer one counts as several."""
 Ticks = Annotated[int, Meta(ge=1, le=LONGEST)]
 
 
 def thinking_ticks(message: Message, cost: float) -> int:
     """Ticks that pass before a message has any effect: one, and `cost` for every ten words thought or said.
 
+    A word counts once for every `LETTERS` letters it begins, so that leaving out the blanks saves no time.
+
     >>> thinking_ticks(say("assistant", "one two three"), 1.0), thinking_ticks(say("assistant", ""), 1.0)
     (2, 1)
     """
-    words = len((message.thought or "").split()) + len(message.text.split())
+    words = sum(-(-len(word) // LETTERS) for said in (message.thought or "", message.text) for word in said.split())
     return 1 + min(math.ceil(cost * words / WORDS), LIMIT)
 
 
@@ -296,7 +304,7 @@ def make(
         task=lambda split, index: task(dials, split, index),
         rubric=rubric("forced_braking", "seconds_thinking"),
         description="Merge onto a motorway at ten ticks a second; thinking takes time, and the others drive on.",
-        chance_reward=0.3,
+        chance_reward=0.35,
         max_turns=MAX_TURNS,
         secrets=("wanted", "slow"),
         cheats={} if loophole else CHEATS,
