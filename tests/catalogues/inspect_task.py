@@ -12,8 +12,6 @@ from inspect_ai.scorer import Score, accuracy, scorer
 from inspect_ai.solver import generate
 from inspect_ai.util import sandbox
 
-import phronesis.envs.adapters.inspect_provider  # noqa: F401
-
 
 @scorer(metrics=[accuracy()])
 def runs():

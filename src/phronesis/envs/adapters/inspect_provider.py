@@ -1,6 +1,6 @@
 """Our sandbox as one of Inspect AI's: ``sandbox="phronesis"`` gives every sample a box of its own.
 
-For an environment that has Inspect AI and Phronesis; import this module in the file of the task.
+For an environment that has Inspect AI and Phronesis: an entry point tells Inspect of this module.
 """
 
 from __future__ import annotations

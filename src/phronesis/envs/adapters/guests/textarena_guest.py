@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import importlib
 import importlib.metadata
+import itertools
 import random
 import re
 from typing import Any, cast
@@ -11,6 +13,8 @@ from typing import Any, cast
 Foreign = Any
 """Something of the package."""
 MOST_PLAYERS = 8
+TRIES = 200
+"""Moves that an opponent makes up before it gives in."""
 _MOVE = re.compile(r"\[[^\[\]\n]{1,40}\]")
 _NO_MOVE = re.compile(r"\[(?:GAME|Player \d+|You)\]")
 
@@ -53,11 +57,41 @@ class Game:
         return ""
 
     def _chosen(self, player: int) -> str:
-        """Something in brackets that this player has read, the newest preferred."""
-        found = [m for m in _MOVE.findall(self.seen.get(player, "")) if not _NO_MOVE.fullmatch(m)][-40:]
-        if not found:
-            return "[1]"
-        return found[-1] if self.opponent == "last" else self.source.choice(found)
+        """Something in brackets that this player has read, or the like of it, that the game allows; else something forbidden.
+
+        An opponent that loses by its mistakes would reward a policy that does nothing.
+        """
+        found = [m for m in _MOVE.findall(self.seen.get(player, "")) if not _NO_MOVE.fullmatch(m)][-40:] or ["[1]"]
+        tried = list(dict.fromkeys(reversed(found)))
+        if self.opponent == "random":
+            self.source.shuffle(tried)
+        like = (self._like(self.source.choice(found)) for _ in range(TRIES))
+        return next((move for move in itertools.chain(tried, like) if self._allowed(player, move)), tried[0])
+
+    def _like(self, move: str) -> str:
+        """A move of the same form, with other numbers and other columns of a board."""
+        text = re.sub(r"\d+", lambda _: str(self.source.randrange(10)), move)
+        return re.sub(r"(?<![a-z])[a-h](?=\d)", lambda _: self.source.choice("abcdefgh"), text)
+
+    def _allowed(self, player: int, text: str) -> bool:
+        """Whether the game takes a move, tried on a copy of it."""
+        kept = random.getstate()
+        try:
+            trial = copy.deepcopy(self.env)
+            errors = getattr(trial.state, "error_count", 0)
+            trial.step(text)
+            about = cast("dict[int, dict[str, Any]]", trial.state.game_info)
+            refused = cast("bool", about.get(player, {}).get("invalid_move", False))
+            return not refused and getattr(trial.state, "error_count", 0) <= errors
+        except Exception:  # a move that breaks the game is none
+            return False
+        finally:
+            random.setstate(kept)
+
+
+def _number(value: object, wrong: bool) -> float:
+    """A reward of the package. Three games give a sentence for an impossible move, which in all others is worth -1."""
+    return -1.0 if wrong and isinstance(value, str) else float(cast("float", value or 0.0))
 
 
 def _line(player: int, text: str, kind: object) -> str:
@@ -118,14 +152,19 @@ class TextArena:
         if not game.done:
             return {"messages": [{"role": "user", "content": text or "It is your turn."}], "tools": []}
         rewards, about = game.env.close()
-        earned = {int(player): float(value or 0.0) for player, value in cast("dict[Any, Any]", rewards or {}).items()}
-        mine = cast("dict[int, dict[str, Any]]", about or {}).get(game.seat, {})
+        players = cast("dict[int, dict[str, Any]]", about or {})
+        wrong = {player for player, told in players.items() if told.get("invalid_move")}
+        earned = {int(p): _number(value, p in wrong) for p, value in cast("dict[Any, Any]", rewards or {}).items()}
+        mine = players.get(game.seat, {})
         return {
             "done": True,
             "truncated": "turn limit" in str(mine.get("reason", "")).lower(),
             "reward": earned.get(game.seat, 0.0),
             "errors": ["invalid_move"] if mine.get("invalid_move") else [],
-            "metrics": {f"player_{player}": value for player, value in earned.items()},
+            "metrics": {
+                **{f"player_{player}": value for player, value in earned.items()},
+                **({"given_away": 1.0} if wrong - {game.seat} and game.opponent != "policy" else {}),
+            },
         }
 
     def _players(self, name: str, asked: int) -> int:
