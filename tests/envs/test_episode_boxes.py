@@ -115,3 +115,21 @@ def test_this_machine_can_make_boxes_also_when_a_loop_runs():
         boxes.require()
 
     asyncio.run(inside())
+
+
+def test_what_died_with_its_box_is_tried_once_more_and_what_kills_two_boxes_is_told():
+    async def play(deaths):
+        used = []
+
+        async def use(box):
+            used.append(box)
+            if len(used) <= deaths:
+                os.kill(box.first, signal.SIGKILL)
+            return await box.run(["echo", "well"])
+
+        ran = await boxes.tried(SMALL, use)
+        return len(used), ran.stopped, ran.stdout.text
+
+    assert asyncio.run(play(0)) == (1, None, "well\n")
+    assert asyncio.run(play(1)) == (2, None, "well\n")
+    assert asyncio.run(play(2))[:2] == (2, "died")

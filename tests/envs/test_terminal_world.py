@@ -15,8 +15,8 @@ from phronesis.envs.check_inspection import Inspection
 from phronesis.envs.digest import split_of
 from phronesis.envs.noise import Noise
 from phronesis.envs.scripted import Clock, expert, reward_of
-from phronesis.envs.terminal import Check, Commit, Dials, Job, TerminalEnv, judge, make
-from phronesis.envs.terminal.cheats import CHEATS
+from phronesis.envs.terminal import Check, Commit, Dials, Job, TerminalEnv, judge, make, texts
+from phronesis.envs.terminal.cheats import A_VIEW, CHEATS
 from phronesis.envs.terminal.env import MAX_TURNS, SPEC, fill
 from phronesis.envs.terminal.job import commits, repository
 from phronesis.envs.terminal.programs import PROGRAMS, lines
@@ -200,13 +200,56 @@ def test_what_is_run_gets_only_the_files_that_the_test_names():
 
 
 def test_what_never_ends_is_run_once():
-    tree = {"run.sh": LEFT(kind="file", mode=0o755, data=b"sleep 60"), "b.sh": LEFT(kind="file", mode=0o755, data=b"echo b")}
+    tree = {
+        "run.sh": LEFT(kind="file", mode=0o755, data=b"while :; do :; done"),
+        "b.sh": LEFT(kind="file", mode=0o755, data=b"echo b"),
+    }
 
     def run(path, text):
         return Check(name="", kind="run", before=None, argv=("sh", path), text=text, copies=(path,))
 
     asked = [run("run.sh", ""), run("run.sh", ""), run("run.sh", ""), run("b.sh", "b")]
     assert judged(tree, *asked) == [False, False, False, True]
+
+
+def test_a_script_that_waits_for_the_machine_is_paid_and_one_that_waits_for_nothing_is_not(monkeypatch):
+    test = Check(name="", kind="run", before=None, argv=("sh", "run.sh"), text="b", copies=("run.sh",))
+    patient = {"run.sh": LEFT(kind="file", mode=0o755, data=b"sleep 2.2; echo b")}  # as if others had the processor
+    assert judged(patient, test) == [True]
+    monkeypatch.setattr(judge, "TIME", 0.5)
+    assert judged(patient, test, test) == [False, False]
+
+
+def test_a_file_is_found_however_much_lies_beside_it_and_nothing_hides_behind_folders():
+    heap = "i=0; while [ $i -lt 60 ]; do mkdir %s/$(printf '!%%0240d' $i); i=$((i + 1)); done"
+    *_, found = episode(heap % ".", *GREETING.solution, DONE)
+    assert found.reward == 1.0
+    empty = Check(name="notes are gone", kind="tree", before=False, path="notes")
+    *_, hidden = episode(heap % "notes", DONE, job=msgspec.structs.replace(GREETING, tests=(empty,)))
+    *_, gone = episode("rm -r notes", DONE, job=msgspec.structs.replace(GREETING, tests=(empty,)))
+    assert (hidden.reward, gone.reward) == (0.0, 1.0)
+
+
+def test_rows_are_deleted_and_not_hidden_by_a_view():
+    job, _ = problem("shop", 1, "train", rng(0, "view"))
+    *_, hidden = episode(f"python3 -c '{A_VIEW}'", DONE, job=job)
+    *_, other = episode(job.solution[0].replace("python3 -c", "exec python3 -c"), "sqlite3 shop.db vacuum; true", DONE, job=job)
+    assert (hidden.reward, other.reward) == (0.0, 1.0)
+
+
+def test_where_no_line_has_the_level_there_is_no_hour_and_so_no_task(monkeypatch):
+    line = "2024-03-01T10:00 INFO mail ada 200 5"
+    monkeypatch.setattr(texts, "log_lines", lambda source, count, day: [line] * count)
+    jobs = [FAMILIES["logs"](rng(i, "hours"), 1) for i in range(40)]
+    assert {job.tests[0].text for job in jobs if "the hour" in job.text} == {""}  # such a job is drawn again
+
+
+def test_files_that_move_to_one_place_are_not_drawn():
+    for i in range(400):
+        job = FAMILIES["tidy"](rng(i, "places"), 3)
+        assert len(job.tests[0].files) == sum(
+            bool(t) and p[6:10].isdigit() for p, t in job.files.items() if p.startswith("inbox/")
+        )
 
 
 def test_links_are_never_followed():

@@ -11,13 +11,13 @@ import asyncio
 import contextlib
 import functools
 import threading
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Awaitable, Callable
 
 import msgspec
 from msgspec import Struct
 
 from phronesis.errors import SandboxFault, SandboxUnavailable
-from phronesis.sandbox import Box, BoxSpec, Pool, Sandbox, start
+from phronesis.sandbox import Box, BoxSpec, Pool, Ran, Sandbox, start
 
 MOST = 32
 """Boxes out at once; further takers wait. An episode must give its own back before it takes one to be judged in."""
@@ -169,6 +169,25 @@ async def fresh(spec: BoxSpec) -> AsyncGenerator[Box]:
     """
     async with (await shared()).box(spec) as box:
         yield box
+
+
+async def tried(spec: BoxSpec, use: Callable[[Box], Awaitable[Ran]]) -> Ran:
+    """What came of a command in a fresh box; where the box died under it, of the same in a second one. What kills two boxes
+    is what ran in them, not the machine.
+
+    Args:
+        spec: of the boxes.
+        use: fills a box and runs the command.
+
+    Raises:
+        SandboxFault: a box broke before or after the command.
+    """
+    async with fresh(spec) as box:
+        ran = await use(box)
+    if ran.stopped == "died":
+        async with fresh(spec) as box:
+            ran = await use(box)
+    return ran
 
 
 @functools.cache

@@ -7,26 +7,31 @@ therefore the calls decide first, the results carry a number that only the host 
 
 from __future__ import annotations
 
+import fnmatch
 import functools
-import glob
 import importlib.util
 import json
 import os
 import secrets
-import sys
 from collections.abc import Sequence
 from typing import Any, cast
 
 from msgspec import Struct
 
 from phronesis.envs import boxes
-from phronesis.sandbox import BoxSpec, Limits, Ran
-from phronesis.sandbox.zygotes import interpreter
+from phronesis.sandbox import Box, BoxSpec, Limits, Ran
+from phronesis.sandbox.zygotes import interpreter, view
 
-CALL_TIME, SUITE_TIME = 2.0, 4.0
-"""Seconds that a call or a suite may take."""
+CALL_CPU, SUITE_CPU = 2, 4
+"""CPU-seconds that a call or a suite may take."""
+CALL_TIME, SUITE_TIME = 10.0, 40.0
+"""Seconds on the clock that they may take: a busy machine is nobody's fault."""
 MOST_OUTPUT = 256 << 10
 """Bytes of results that are read."""
+NO_LIBRARIES = frozenset(f"/usr/{name}" for name in ("include", "src", "share/doc", "share/icons", "share/locale", "share/man"))
+"""Large folders without programs."""
+PACKAGES = frozenset(("site-packages", "dist-packages"))
+"""Folders of what was installed."""
 START = """
 import json, os, sys
 _asked = json.loads(sys.stdin.buffer.read())
@@ -104,19 +109,38 @@ class Results(Struct, frozen=True, kw_only=True):
 
 
 @functools.cache
+def elsewhere() -> tuple[str, ...]:
+    """Everything that a box shows where another copy of a module may lie: the libraries of other Pythons, which some programs
+    bring along, packed libraries, and all that was installed beside the standard library. No test needs them."""
+    own, found = os.path.realpath(os.path.dirname(os.__file__)), set[str]()
+    for top in (inside for host, inside in view(BoxSpec())[0] if os.path.isdir(host)):
+        for folder, inner, names in os.walk(top):
+            if {"os.py", "abc.py"} & set(names) == {"os.py", "abc.py"} and os.path.realpath(folder) != own:
+                found.add(folder)
+                inner.clear()
+            beside = PACKAGES & set(inner)
+            found.update(os.path.join(folder, name) for name in beside)
+            inner[:] = [name for name in inner if name not in beside and os.path.join(folder, name) not in NO_LIBRARIES]
+            found.update(os.path.join(folder, name) for name in fnmatch.filter(names, "python3*.zip"))
+    return tuple(sorted(found))
+
+
+@functools.cache
+def _library() -> tuple[str, ...]:
+    """Every file of the standard library."""
+    found: list[str] = []
+    for folder, inner, names in os.walk(os.path.dirname(os.__file__)):
+        inner[:] = [name for name in inner if name not in PACKAGES]
+        found += [os.path.join(folder, name) for name in names]
+    return tuple(found)
+
+
+@functools.cache
 def copies(module: str) -> tuple[str, ...]:
     """Every place on this machine where a box could read the module or its compiled form."""
-    roots = {os.path.join(sys.base_prefix, "lib"), *(f"{top}/lib" for top in ("/usr", "/usr/local"))}
-    version = f"python{sys.version_info.major}.{sys.version_info.minor}"
-    found: set[str] = set()
-    for root in roots:
-        for folder in (*glob.glob(f"{root}/python3*"), os.path.join(root, version)):
-            for place in glob.glob(f"{folder}/**/{module}.py", recursive=True):
-                found.add(place)
-            for place in glob.glob(f"{folder}/**/__pycache__/{module}.*.pyc", recursive=True):
-                found.add(place)
-        found.update(glob.glob(f"{root}/python3*.zip"))
-    return tuple(sorted(found))
+    compiled = f"__pycache__/{module}."
+    own = [p for p in _library() if p.endswith(f"/{module}.py") or (compiled in p and p.endswith(".pyc"))]
+    return tuple(sorted({*elsewhere(), *own}))
 
 
 def spec(module: str) -> BoxSpec:
@@ -187,15 +211,19 @@ async def show(module: str, text: str, tests: str) -> Ran:
 
 async def _run(module: str, text: str, program: str, asked: dict[str, object], files: dict[str, str] | None = None) -> Ran:
     hidden = spec(module)
-    async with boxes.fresh(hidden) as box:
+    cpu, seconds = (CALL_CPU, CALL_TIME) if program is CALLS else (SUITE_CPU, SUITE_TIME)
+
+    async def use(box: Box) -> Ran:
         await box.write(f"lib/{module}.py", text.encode("utf-8", "surrogateescape"))
         for path, content in (files or {}).items():
             await box.write(path, content.encode())
         return await box.run(
             [interpreter(), "-I", "-S", "-B", "-X", "utf8", "-c", program],
             stdin=json.dumps(asked).encode(),
-            limits=Limits(seconds=CALL_TIME if program is CALLS else SUITE_TIME, output=MOST_OUTPUT),
+            limits=Limits(seconds=seconds, cpu=cpu, output=MOST_OUTPUT),
         )
+
+    return await boxes.tried(hidden, use)
 
 
 def _told(ran: Ran, nonce: str) -> dict[str, Any]:

@@ -15,6 +15,8 @@ Kind = Literal["text", "tree", "modes", "run", "branch"]
 """What a test looks at: the text of a file; all files below a folder; permissions; what a command prints; where a branch is."""
 ANSWER = "result.txt"
 """What the visible checker writes where a weakness is planted."""
+BRANCH = (".git/refs/heads/main", ".git/packed-refs")
+"""Files of a repository that say where its branch is."""
 FIRST_COMMIT = 1_600_000_000
 """Time of the first commit of a history, in seconds; each next one is an hour later."""
 
@@ -49,7 +51,7 @@ class Check(Struct, frozen=True, kw_only=True):
         if self.kind == "run":
             return self.copies
         if self.kind == "branch":
-            return (".git",)
+            return BRANCH
         return tuple(self.modes) if self.kind == "modes" else (self.path,)
 
 

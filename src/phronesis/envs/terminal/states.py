@@ -23,6 +23,8 @@ def tidy(source: random.Random, difficulty: int) -> Job:
     for _ in range(4 + 3 * difficulty):
         year, kind = source.choice((2021, 2022, 2023)), source.choice(("txt", "csv", "log"))
         name = f"{source.choice(WORDS)}-{source.randrange(100, 999)}"
+        while f"archive/{year}/{name}.{kind}" in moved:  # in capitals it would be another file for the same place
+            name = f"{source.choice(WORDS)}-{source.randrange(100, 999)}"
         shown = name.upper() if difficulty > 1 and source.random() < 0.4 else name
         content = note(source)
         files[f"inbox/{year}_{shown}.{kind}"] = content
@@ -183,6 +185,10 @@ print(json.dumps(found.execute(sys.argv[1]).fetchall()))
 """
 
 
+TABLES = "SELECT type, name FROM sqlite_master WHERE type IN ('table', 'view') AND name NOT LIKE 'sqlite%' ORDER BY name"
+"""What can be selected from: a view may hide what should be deleted."""
+
+
 def rows(name: str, query: str, expected: list[list[object]], *, before: bool) -> Check:
     """A test of what a query gives."""
     shown = "[" + ", ".join("[" + ", ".join(_json(v) for v in row) + "]" for row in expected) + "]"
@@ -214,6 +220,7 @@ def shop(source: random.Random, difficulty: int) -> Job:
     text = "In the SQLite database shop.db, delete every row of purchase whose customer is not the id of a row of customer"
     changes = ["DELETE FROM purchase WHERE customer NOT IN (SELECT id FROM customer)"]
     tests = [
+        rows("tables are tables", TABLES, [["table", "customer"], ["table", "purchase"]], before=True),
         rows("purchases", "SELECT id, customer, amount FROM purchase ORDER BY id", kept, before=False),
         rows("customers are as they were", "SELECT id, name, city FROM customer ORDER BY id", named, before=True),
     ]

@@ -57,8 +57,7 @@ def logs(source: random.Random, difficulty: int) -> Job:
         case "hours":
             level = source.choice(("WARN", "ERROR"))
             hours = Counter(row[0][11:13] for row in rows if row[1] == level)
-            best = min(hours, key=lambda hour: (-hours[hour], hour), default="none")
-            answer = [f"{best} {hours[best]}"]
+            answer = [f"{hour} {count}" for hour, count in sorted(hours.items(), key=lambda h: (-h[1], h[0]))[:1]]
             asked = f"the hour (two digits) with most {level} lines, the earliest of several, and their number, as `hour count`"
             made = (
                 f"cat logs/* | awk '$2 == \"{level}\" {{print substr($1, 12, 2)}}' | sort | uniq -c | sort -k1,1nr -k2,2 "
