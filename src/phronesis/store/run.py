@@ -19,10 +19,12 @@ from msgspec import Struct
 
 from phronesis.config import config_hash, to_toml
 from phronesis.errors import RunFolderError, UnknownName
+from phronesis.pictures import SHELF
 from phronesis.records import Episode
 from phronesis.store import codec
 from phronesis.store.folder import check_folder, check_same, read_config, read_json, runs_near, write_whole
 from phronesis.store.frames import AppendFile, Cut, pack, read_frame, scan, scan_file
+from phronesis.store.images import ImageFolder
 from phronesis.store.index import Index, Where
 from phronesis.store.layout import Layout, number_of
 from phronesis.store.lines import NOT_FINITE, LineFile, line_number, read_lines
@@ -126,6 +128,11 @@ class Run:
     def path(self) -> Path:
         """The folder."""
         return self.layout.root
+
+    @property
+    def images(self) -> ImageFolder:
+        """The pictures that its episodes show."""
+        return ImageFolder(self.layout.blobs)
 
     @property
     def active(self) -> bool:
@@ -287,13 +294,19 @@ class RunWriter(Run):
             raise
 
     def append(self, episode: Episode, kind: str = "train") -> None:
-        """Stores one episode.
+        """Stores one episode, and before it the pictures it shows; those that are no longer in this process are named in
+        an event ``pictures lost``.
 
         Raises:
             RunFolderError: the disk is full or failing; everything before is whole.
             ConfigError: a kind that cannot be part of a file name.
         """
-        frame = pack(codec.encode(episode))
+        line = codec.encode(episode)
+        if lost := self.images.take(line, SHELF):
+            said = f"{len(lost)} pictures of episode {episode.id!r} could not be kept: the shelf has dropped them"
+            logger.warning("%s", said)
+            self.event("pictures lost", said, count=len(lost))
+        frame = pack(line)
         file = self._episodes.get(kind)
         if file is None:
             last = max((number_of(p) for p in self.layout.episode_files(kind)), default=0)
