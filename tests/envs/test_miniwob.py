@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import importlib.util
 import os
+import random
 
 import pytest
 
@@ -14,7 +15,7 @@ from phronesis.envs.adapters.miniwob_solvers import SOLVERS
 from phronesis.envs.scripted import Clock, expert, play_scripted, reward_of
 from phronesis.envs.trl_style import calling
 from phronesis.errors import ConfigError, UnknownName
-from phronesis.tools.browser import Request, chromium
+from phronesis.tools.browser import Request, chromium, worker
 
 MISSING = "no chromium" if not any(os.access(p, os.X_OK) for p in chromium.PLACES) else ""
 for package in ("playwright", "miniwob"):
@@ -103,6 +104,38 @@ def test_equal_seeds_give_equal_pages_and_silence_earns_nothing():
 
     openings, rewards = asyncio.run(run())
     assert openings[0] == openings[1] != openings[2] and rewards == [1.0, 1.0, 1.0]
+
+
+@pytest.mark.parametrize("page", miniwob.DEFAULT)
+def test_what_was_done_to_a_page_that_stayed_open_does_not_show(page):
+    """The same words for the same acts on a page that was never used, and on one that others have used."""
+    spec = miniwob.miniwob(page)
+
+    async def play(index):
+        env, source = spec.make(), random.Random(index)
+        said = [(await env.reset(spec.task("train", index), 0)).messages]
+        slot = env.view.slot
+        for _ in range(4):
+            element = source.choice(env.view.outline.elements)
+            words = {"id": element.id, "text": "Ada"} if element.role == "field" else {"id": element.id}
+            reply = await env.step(calling("type" if element.role == "field" else "click", words))
+            said.append((reply.messages, reply.done, reply.reward, reply.state_key))
+            if reply.done:
+                break
+        await env.close()
+        return said, slot
+
+    async def run():
+        fresh = []
+        for index in range(2):
+            worker.shared().idle.clear()
+            fresh.append((await play(index))[0])
+        used = [await play(index) for index in (1, 0)]
+        return fresh, used[::-1]
+
+    fresh, used = asyncio.run(run())
+    assert [said for said, _ in used] == fresh
+    assert len({id(slot) for _, slot in used}) == 1
 
 
 def test_only_the_pages_are_served(tmp_path):

@@ -32,9 +32,11 @@ SIZE = (332, 214)
 MAX_TURNS = 16
 INTRODUCTION = "Do what the page asks for."
 DEFAULT = ("login-user", "enter-text", "enter-password", "read-table", "simple-algebra", "find-word")
-"""Pages that chance does not solve."""
+"""Pages that chance does not solve. They stay open from one episode to the next: each deals the same problem for the same seed,
+whatever was done to it before, which is not so of pages with calendars or sliders."""
 START = """
 ([seed]) => {
+  if (document.activeElement) document.activeElement.blur();
   if (window.jQuery) jQuery.fx.off = true;
   Math.seedrandom(seed);
   core.EPISODE_MAX_TIME = 86400000;
@@ -114,7 +116,7 @@ class MiniwobEnv(ToolEnv):
         self.page, self.turn, self.done, self.raw = task.payload["page"], 0, False, 0.0
         self._view = view = ChromiumView(serve(folder()), HOST, scripts=True, every=True, size=SIZE)
         await view.fetch(f"http://{HOST}/miniwob/{self.page}.html")
-        view.park = True  # a page deals as many episodes as it is asked for
+        view.park = self.page in DEFAULT
         self.asked = str(await view.evaluate(START, [str(task.payload["seed"])]))
         await view.read()
         *before, last = task.messages

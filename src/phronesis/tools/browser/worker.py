@@ -96,6 +96,7 @@ class Slot:
             RuntimeError: the page has left the site, so that what it stored there cannot be cleared.
         """
         used, self.view = self.view, None
+        await self.page.mouse.move(-9, -9)  # or the next page would lie under the hand
         self.session = session = self.session or await self.context.new_cdp_session(self.page)
         if self.key[0]:  # without scripts a page can leave nothing but cookies
             origin = await self.page.evaluate("() => { window.name = ''; return location.origin; }")
