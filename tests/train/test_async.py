@@ -21,6 +21,7 @@ from typer.testing import CliRunner
 
 from phronesis.cli.replay import app
 from phronesis.config import load
+from phronesis.data.sources import SpecTasks
 from phronesis.engine.embedded import EmbeddedEngine
 from phronesis.env import EnvSpec
 from phronesis.errors import AllFaulted, ConfigError, RunFolderError
@@ -206,6 +207,18 @@ def test_what_goes_by_the_step_is_refused(tmp_path, changes, said):
     with pytest.raises(ConfigError, match=f"which {said} does not do yet"):
         job.run(later(**changes), tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("asynchrony", [AsyncConfig(staleness=2), None])
+def test_tasks_that_run_out_stop_the_run_and_say_so(tmp_path, asynchrony, monkeypatch):
+    """Seven tasks for batches of two: the fourth batch is smaller, and there is no fifth."""
+    draw = SpecTasks.draw
+    monkeypatch.setattr(SpecTasks, "draw", lambda self, n: draw(self, max(0, min(n, 7 - self.cursor))))
+    with pytest.raises(ConfigError, match=r"no task is left for step 4 of 6; set steps=4"):
+        job.run(later(prime=None, asynchrony=asynchrony), tmp_path / "run")
+    with Run.open(tmp_path / "run") as run:
+        assert len(run.rows(Where(kind="train"))) == 7 * 4 and [s.step for s in run.steps()] == [0, 1, 2, 3]
+    assert asynchrony is None or [len(b) for b in consumed(tmp_path / "run")] == [2, 2, 2, 1]
 
 
 @pytest.mark.parametrize("settings", [{"staleness": -1}, {"lead": 0}, {"max_age": -1}])

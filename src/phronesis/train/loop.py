@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 from phronesis.credit.rule import CreditRule
 from phronesis.env import TaskSource
+from phronesis.errors import ConfigError
 from phronesis.log import Heartbeat
 from phronesis.records import Batch, Credit, Episode, EpisodeGroup
 from phronesis.rollout.play import GroupPlayer, LeavesOut, Stage, check_played, play_groups
@@ -102,8 +103,16 @@ async def train(loop: Loop, start: int = 0) -> None:
 
 
 async def learn(loop: Loop, step: int, sampled: Sampled) -> Learned:
-    """Credit for a step's groups, and the update they make."""
-    groups = sampled.groups
+    """Credit for a step's groups, and the update they make.
+
+    Raises:
+        ConfigError: nothing was played, because the source has no task left.
+    """
+    groups, steps = sampled.groups, loop.config.steps
+    if not sampled.played:
+        raise ConfigError(
+            f"no task is left for step {step} of {steps}; set steps={step}, or train on tasks that do not run out"
+        )
     reruns = Reruns(loop.stage, concurrency=loop.config.concurrency)
     assigning = assign(loop.credit, groups, reruns, loop.critic)
     credits, extra, warming = await loop.heartbeat(step, "credit").watch(assigning, reruns.progress)
