@@ -40,7 +40,9 @@ class Call(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     """A call of a tool."""
 
     name: str
+    """Of the tool."""
     arguments: dict[str, Any] = {}
+    """By name."""
 
 
 class Action(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
