@@ -19,7 +19,8 @@ from phronesis.envs.worker.hub import hub, now
 from phronesis.envs.worker.spec import WorkerSpec
 from phronesis.errors import ConfigError
 
-PER_GENERATOR = 2
+SLOW = {"futoshiki", "intermediate_integration", "knight_swap", "polynomial_equations", "arc_agi", "zebra_puzzles"}
+"""Generators that take seconds for a problem."""
 
 REFERENCE = """
 import json, os, sys
@@ -33,10 +34,11 @@ for name, asked in json.load(sys.stdin).items():
     more = {"datasets": [DatasetSpec(name=n, weight=1.0, config={}) for n in ("chain_sum", "leg_counting")]}
     more = more if name == "composite" else {}
     problems = reasoning_gym.create_dataset(name, size=sizes.get(name, 1000000), seed=SEED, **more)
-    found[name] = []
+    found[name], made = [], {}
     for index, answer in asked:
+        made[index] = made[index] if index in made else problems[index]
         try:
-            found[name].append(float(problems.score_answer(answer, problems[index])))
+            found[name].append(float(problems.score_answer(answer, made[index])))
         except Exception:
             found[name].append(0.0)
 json.dump(found, told)
@@ -77,7 +79,7 @@ async def test_all_generators_score_as_the_package_does():
     for name in names():
         spec = make(name)
         asked[name], ours[name] = [], []
-        for number in range(PER_GENERATOR):
+        for number in range(1 if name in SLOW else 2):
             payload = spec.task("train", number).payload
             gold = payload["answer"]
             without |= set() if isinstance(gold, str) else {name}
@@ -87,8 +89,9 @@ async def test_all_generators_score_as_the_package_does():
                 ours[name].append(reward)
                 assert text == gold or isinstance(gold, str) is False or reward < 1, name
             if isinstance(gold, str):
-                assert await oracle(spec, number) == pytest.approx(1.0), name
+                assert ours[name][-2] == pytest.approx(1.0), name
     assert without == adapter.NO_GOLD
+    assert await oracle(make("chain_sum"), 0) == await oracle(make("sudoku"), 1) == 1.0, "the oracle says that answer"
     assert hub().started < 4, "one process serves them all"
     command = [python_of("reasoning-gym"), "-c", f"SEED = {package_seed(0)}\n{REFERENCE}"]
     done = subprocess.run(

@@ -47,8 +47,8 @@ def make(
         game: its name, with its variant: ``Mastermind-v0``, ``Sudoku-v0-easy``.
         opponent: who plays the other seats: ``random`` picks from the bracketed moves that it was shown, and others of their
             form, what the game allows; ``last`` takes the last of them that is allowed; the metric ``given_away`` counts games
-            that they lost by a forbidden move, having found no other. ``policy`` is the policy itself, which is told each time which player it is; the metrics
-            ``player_0``, ``player_1``, … then say what each seat earned.
+            that they lost by a forbidden move, having found no other. ``policy`` is the policy itself, which is told each time
+            which player it is; the metrics ``player_0``, ``player_1``, … then say what each seat earned.
         seat: number of the policy's player.
         players: how many play; 0 takes as few as the game allows.
         max_turns: actions of the policy at most.

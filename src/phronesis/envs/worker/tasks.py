@@ -13,8 +13,8 @@ from phronesis.envs.worker.spec import WorkerSpec
 from phronesis.errors import ConfigError, UnknownName
 from phronesis.records import Task
 
-FIRST, MOST = 4, 64
-"""Tasks asked for at once: few at first, as some generators are slow, then ever more."""
+FIRST, MOST = 2, 64
+"""Tasks asked for at once: few at first, as some generators take seconds for one, then ever more."""
 PATIENCE = 4000
 """Tasks listed in a row that may fail to belong to a split before it counts as empty."""
 
@@ -85,7 +85,7 @@ class ListedTasks:
             key = digest(row.get("content") or row["messages"] or payload)
             split = str(row.get("split") or split_of(key))
             if "split" in row and self.splits.setdefault(key, split) != split:
-                raise ConfigError(f"{self.name!r}: problem {self.read + number} lies in two splits; it is also in an earlier one")
+                raise ConfigError(f"{self.name!r}: problem {self.read + number} lies in two splits")
             place = self.found[split]
             task = Task(
                 id=str(row.get("id") or f"{split}-{len(place)}"),
