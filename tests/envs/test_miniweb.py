@@ -110,6 +110,41 @@ def test_what_was_done_besides_counts():
     assert play([mail], do("goto", url="/mail/read?id=1"), do("click", id=8), say("assistant", "archived"))[-1].reward == 0.0
 
 
+MAIL = {"kind": "delete", "mails": ["1"]}
+REPLY = {"kind": "reply", "mail": "2", "body": "red-123"}
+TABLE = {"kind": "reserve", "slot": "mo12", "people": 2, "name": "Ada Lind"}
+ACCOUNT = {"kind": "account", "account": {**WORLD["account"], "email": "ada@post.test", "newsletter": False}}
+LETTER, ARCHIVE, FOR_EVER = do("goto", url="/mail/read?id=1"), do("click", id=8), do("click", id=9)
+REPLIED = (do("goto", url="/mail/reply?id=2"), do("type", id=7, text="red-123\n"), do("click", id=8))
+RESERVED = (
+    do("goto", url="/booking/table?id=mo12"),
+    do("select", id=7, option="2"),
+    do("type", id=8, text=" Ada  Lind "),
+    do("click", id=9),
+)
+OTHER, SAME = do("goto", url="/shop/item?sku=B1"), do("goto", url="/shop/item?sku=A0")
+EMAIL = (do("goto", url="/account"), do("type", id=7, text="ada@post.test"), do("click", id=11))
+LETTERS = (do("goto", url="/account"), do("click", id=10), do("click", id=11))
+
+
+@pytest.mark.parametrize(
+    ("goals", "actions", "how"),
+    [
+        ([MAIL], (LETTER, ARCHIVE, LETTER, FOR_EVER), "archived first"),
+        ([MAIL], (do("click", id=4), do("click", id=7), do("click", id=9)), "found by its subject"),
+        ([MAIL, REPLY], (*REPLIED, LETTER, FOR_EVER), "in another order"),
+        ([TABLE, REPLY], (*RESERVED, *REPLIED), "one after the other"),
+        ([ACCOUNT], (*EMAIL, *LETTERS), "saved twice"),
+        ([ACCOUNT], (*LETTERS, *LETTERS, *LETTERS, *EMAIL), "changed, changed back, and changed"),
+        ([ORDER], (OTHER, do("click", id=8), do("click", id=7), *BUY[:-1]), "cart emptied before"),
+        ([ORDER], (SAME, BUY[3], SAME, *BUY[3:-1]), "one by one"),
+    ],
+)
+def test_honest_ways_are_paid(goals, actions, how):
+    replies = play(goals, *actions, say("assistant", "It is done."))
+    assert replies[-1].reward == 1.0, (how, [texts(r)[-1] for r in replies if r.messages])
+
+
 def test_a_form_is_sent_once():
     town = Town(WORLD, 0)
 

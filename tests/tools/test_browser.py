@@ -8,7 +8,10 @@ import http.server
 import os
 import shutil
 import signal
+import subprocess
+import sys
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -395,6 +398,52 @@ def test_chromium_itself_sees_neither_files_nor_network():
         said, isolation = asyncio.run(run())
         assert isolation == "namespaces" and trap.hits == []
         assert all(text.startswith("refused") or not text.strip() for text in said.values()), said
+
+
+AS_USER = """
+import asyncio, os
+from phronesis.tools.browser import ChromiumView, Response, worker
+async def main():
+    view = ChromiumView(lambda asked: Response(body="<p>hello"), "shop.test")
+    await view.goto("/")
+    print(os.getuid() != 0, view.text().splitlines()[-1], worker.shared().isolation)
+    await view.close()
+asyncio.run(main())
+"""
+
+
+@needs_chromium
+def test_an_ordinary_user_has_it_as_safe():
+    through = [sys.executable, str(Path(__file__).parents[1] / "sandbox" / "as_user.py")] if os.geteuid() == 0 else []
+    ran = subprocess.run([*through, sys.executable, "-c", AS_USER], capture_output=True, text=True, timeout=120, check=False)
+    assert ran.stdout == "True hello namespaces\n", ran.stderr
+
+
+@needs_chromium
+def test_nothing_outlives_the_process_that_started_it():
+    """Not even when it is killed."""
+    code = AS_USER.replace(
+        "    await view.close()", "    print(worker.shared().program.box.pid, flush=True); await asyncio.sleep(60)"
+    )
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as ran:
+        ran.stdout.readline()
+        held = [pid for pid in chromium.below(ran.pid) if _state(pid)]
+        assert int(ran.stdout.readline()) in held and len(held) > 5
+        ran.kill()
+    for _ in range(300):
+        left = [pid for pid in held if _state(pid) not in ("", "Z")]
+        if not left:
+            break
+        time.sleep(0.1)
+    assert left == []
+
+
+def _state(pid):
+    """Letter of a process; empty when it is gone."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[0]
+    except OSError:
+        return ""
 
 
 @needs_chromium

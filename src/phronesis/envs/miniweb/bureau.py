@@ -71,6 +71,7 @@ def delete(town: Town, asked: Request) -> Response:
     if mail is None:
         return _missing("mail")
     town.state["deleted"].append(mail["id"])
+    town.state["archived"] = [id for id in town.state["archived"] if id != mail["id"]]
     return _thanks("the mail is gone")
 
 
