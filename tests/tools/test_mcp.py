@@ -4,9 +4,10 @@ server may be slow, dead or hostile is told apart."""
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import sys
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from functools import partial
 from pathlib import Path
 
@@ -253,6 +254,43 @@ def test_sessions_that_nobody_uses_end_by_themselves(monkeypatch):
         async with serving(make, state=True) as address, Client(streamable_http_client(address), mode="legacy") as client:
             await client.list_tools()
             await asyncio.wait_for(closed.wait(), 30)  # no other request comes
+
+    asyncio.run(run())
+
+
+def test_an_endless_answer_over_http_is_a_fault(monkeypatch):
+    monkeypatch.setattr("phronesis.tools.adapters.mcp_client.LARGEST_ANSWER", 1 << 20)
+    speak = {"name": "speak", "description": "Speaks.", "inputSchema": {"type": "object", "properties": {}}}
+
+    async def answer(reader, writer):
+        with suppress(asyncio.IncompleteReadError, OSError):
+            while True:
+                head = (await reader.readuntil(b"\r\n\r\n")).decode().lower()
+                size = next((int(line.split(":")[1]) for line in head.split("\r\n") if line.startswith("content-length:")), 0)
+                asked = json.loads(await reader.readexactly(size)) if size else {}
+                info = {"capabilities": {"tools": {}}, "serverInfo": {"name": "hostile", "version": "0"}}
+                results = {"initialize": {"protocolVersion": "2025-11-25", **info}, "tools/list": {"tools": [speak]}}
+                if asked.get("method") == "tools/call":
+                    writer.write(b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ntransfer-encoding: chunked\r\n\r\n")
+                    while True:
+                        writer.write(b"10000\r\n" + b"x" * 65536 + b"\r\n")
+                        await writer.drain()
+                result = results.get(asked.get("method"))
+                body = json.dumps({"jsonrpc": "2.0", "id": asked.get("id"), "result": result}).encode() if result else b""
+                status = "200 OK" if result else "202 Accepted" if asked else "405 No"
+                writer.write(
+                    f"HTTP/1.1 {status}\r\ncontent-type: application/json\r\ncontent-length: {len(body)}\r\n\r\n".encode()
+                )
+                writer.write(body)
+                await writer.drain()
+        writer.close()
+
+    async def run():
+        async with await asyncio.start_server(answer, "127.0.0.1", 0) as server:
+            address = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/mcp"
+            async with connected(McpServer(url=address, family="handshake")) as (tool_,):
+                with pytest.raises(EnvFault, match="failed at 'speak'"):
+                    await tool_.call({})
 
     asyncio.run(run())
 

@@ -13,10 +13,11 @@ import asyncio
 import base64
 import binascii
 import contextlib
-from collections.abc import AsyncGenerator, Callable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from typing import Literal, cast
 
+import httpx2
 from mcp import Client
 from mcp.client._transport import Transport
 from mcp.client.streamable_http import streamable_http_client
@@ -47,6 +48,10 @@ MOST_BLOCKS = 64
 """Blocks of one result that are read."""
 LARGEST_PICTURE = 8 << 20
 """Bytes of one picture."""
+LARGEST_ANSWER = 16 << 20
+"""Bytes of one answer over HTTP."""
+LARGEST_STREAM = 256 << 20
+"""Bytes of one stream of events over HTTP."""
 PATIENCE = 5.0
 """Seconds a server has to show that it is alive after a call ran out of time."""
 
@@ -131,6 +136,7 @@ class _Connection:
                 transport: Transport = command_streams(server)
                 if server.url is not None:
                     http = await stack.enter_async_context(create_mcp_http_client(headers=server.headers))
+                    http.event_hooks["response"].append(_bound)
                     transport = streamable_http_client(server.url, http_client=http)
                 client = Client(transport, mode=mode, cache=None, read_timeout_seconds=server.start_seconds)
                 ready.set_result(await stack.enter_async_context(client))
@@ -172,6 +178,30 @@ class _Connection:
                 await self._client.list_tools(cache_mode="bypass")
         except (MCPError, TimeoutError, OSError, RuntimeError) as error:
             raise EnvFault(f"the MCP server {self.server.called!r} hangs since a call of {name!r}: {_why(error)}") from error
+
+
+class _Bounded(httpx2.AsyncByteStream):
+    """The body of an answer, which may not go on for ever: what is no stream of events is kept in memory until it ends."""
+
+    def __init__(self, inner: httpx2.AsyncByteStream, most: int):
+        self.inner, self.left = inner, most
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        async for part in self.inner:
+            self.left -= len(part)
+            if self.left < 0:
+                raise httpx2.ReadError("the answer is too long")
+            yield part
+
+    async def aclose(self) -> None:
+        await self.inner.aclose()
+
+
+async def _bound(response: httpx2.Response) -> None:
+    """Bounds what is read of a response."""
+    events = response.headers.get("content-type", "").startswith("text/event-stream")
+    assert isinstance(response.stream, httpx2.AsyncByteStream)
+    response.stream = _Bounded(response.stream, LARGEST_STREAM if events else LARGEST_ANSWER)
 
 
 async def _listed(server: McpServer, client: Client) -> list[Listed]:
