@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import importlib
 import inspect
+from collections import Counter
 
 import pytest
 from env_scripts import act, call, play, texts
@@ -299,6 +300,11 @@ def test_the_contract_holds_for_the_standard_library():
     assert report.ok, render(report)
     with pytest.raises(ConfigError, match="<= 3"):
         make(max_difficulty=4, corpus="stdlib")
+
+
+def test_no_default_is_asked_for_too_often():
+    answers = Counter(task(Dials(corpus="stdlib"), "train", i).payload["answer"] for i in range(100))
+    assert answers.most_common(1)[0][1] <= 15, answers
 
 
 @pytest.mark.parametrize("corpus", ["generated", "stdlib"])

@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib
 import inspect
 import platform
+from collections import Counter
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -23,6 +24,8 @@ LEVELS = 3
 OFFICIAL = "Python documentation"
 TOGETHER = 8
 """Modules in a corpus of size 1."""
+OFTEN = 4
+"""A default that more parameters have, as False, is asked for as if these were all, so that it is no good guess."""
 LONGEST = 8000
 """Characters of a documentation string that are kept."""
 
@@ -56,6 +59,20 @@ def routines() -> dict[str, tuple[str, tuple[Routine, ...]]]:
     if not found:
         raise ConfigError("this Python has no documentation strings (-OO?); run it without, or use corpus='generated'")
     return found
+
+
+@lru_cache(maxsize=1)
+def _parameters() -> tuple[tuple[Routine, str, str], ...]:
+    """Every parameter that can be asked for, and its default."""
+    return tuple(
+        (r, parameter, default) for _, listed in routines().values() for r in listed for parameter, default in r.defaults
+    )
+
+
+@lru_cache(maxsize=1)
+def _counted() -> Counter[str]:
+    """How many parameters have each default."""
+    return Counter(default for _, _, default in _parameters())
 
 
 def _routine(module: str, name: str, function: object) -> Routine:
@@ -94,12 +111,12 @@ def stdlib(seed: str, hops: int, conflicts: float, size: int) -> tuple[tuple[Pag
     source = rng(0, "microwiki-stdlib", seed)
     known = routines()
     while True:
-        module = source.choice(list(known))
-        chosen = source.choice(known[module][1])
+        chosen, parameter, default = source.choice(_parameters())
+        module = chosen.module
         alike = [r for r in known[module][1] if r.described == chosen.described]
-        if chosen.defaults and (hops < LEVELS or (chosen.described and len(alike) == 1)):
+        asked = hops < LEVELS or (chosen.described and len(alike) == 1)
+        if asked and source.random() < OFTEN / _counted()[default]:
             break
-    parameter, default = source.choice(chosen.defaults)
     ids = [f"p{n}" for n in source.sample(range(1000, 10000), 4000)]
     pages: list[Page] = []
 
