@@ -230,6 +230,7 @@ def test_a_good_talk_by_hand():
         ([FIND, PROPOSE, REFUND, tell("amount: 50"), END], 1, 1, 0),  # an address nobody gave
         ([ASK, FIND, PROPOSE, REFUND, REFUND, tell("amount: 50"), END], 0, 1, 0),  # twice
         ([ASK, FIND, PROPOSE, REFUND, tell("Bo Falk also came.\namount: 50"), END], 1, 1, 0),  # about somebody else
+        ([ASK, FIND, PROPOSE, REFUND, tell("bo  FALK also came.\namount: 50"), END], 1, 1, 0),  # however it is written
         ([ASK, FIND, PROPOSE, REFUND, tell("amount: 50\n(not R303)"), END], 1, 1, 0),
     ],
 )
@@ -301,6 +302,22 @@ def test_a_state_goes_on_where_it_was():
 def tasks():
     dials = Dials(max_difficulty=4)
     return {split: [task(dials, split, i) for i in range(60)] for split in ("train", "heldout")}
+
+
+def test_asking_the_oracle_leaves_the_state_as_it_is():
+    spec = make()
+
+    async def run(ask):
+        env = spec.make()
+        keys = [(await env.reset(spec.task("train", 0), 0)).state_key]
+        if ask:
+            await env.expert()
+        keys.append((await env.step(act(call("show_none", {"id": "x"})))).state_key)
+        state = await env.snapshot()
+        await env.close()
+        return keys, state
+
+    assert asyncio.run(run(True)) == asyncio.run(run(False))
 
 
 def test_tasks_by_level_and_split(tasks):

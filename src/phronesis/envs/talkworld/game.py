@@ -174,7 +174,8 @@ class TalkWorld(Game):
         """Says something to the customer, who answers or leaves."""
         others = [row for row in self.payload["tables"]["customers"] if row[0] != self.payload["script"]["customer"]]
         records = [r[0] for r in self.payload["tables"]["records"] if r[1] != self.payload["script"]["customer"]]
-        if any(value in text for row in others for value in (row[1], row[2])) or any(name in text for name in records):
+        heard = " ".join(text.split()).casefold()
+        if any(told.casefold() in heard for told in (*(value for row in others for value in (row[1], row[2])), *records)):
             self.broken.append("told about somebody else")
         self.answered.append(self.customer.hear(text))
         if self.customer.mood.left:
@@ -235,7 +236,7 @@ class TalkWorld(Game):
         """What was done, said and found out."""
         return {
             "done": [list(action) for action in self.desk.done] if self._desk else [],
-            "mood": msgspec.to_builtins(self.customer.mood) if self._customer else None,
+            "mood": msgspec.to_builtins(self.customer.mood),
             "found": self.found,
             "unknown": self.unknown,
             "seen": self.seen,
@@ -252,7 +253,7 @@ class TalkWorld(Game):
         self.parts = dict(state["parts"])
         for action, record, option in state["done"]:
             self.desk.act(action, record, option)
-        self._customer = self._meet(msgspec.convert(state["mood"], Mood)) if state["mood"] else None
+        self._customer = self._meet(msgspec.convert(state["mood"], Mood))
 
     def legal(self) -> Sequence[Message]:
         """Questions, look-ups, actions on the first records, results and the end."""
