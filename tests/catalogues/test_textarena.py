@@ -99,6 +99,14 @@ async def test_two_player_games_pay_what_the_package_pays():
     assert given <= {"Breakthrough-v0", "Briscola-v0", "Tak-v0"}, "the opponent lost by moves that the game forbids"
 
 
+async def test_chance_goes_on_from_what_an_opponent_did_first():
+    """Dice thrown while the opponent opens are not thrown again: the package alone, on the same moves, ends alike."""
+    records = [await Reader(i).play(spec_of("PigDice-v0", seat=1), i) for i in range(4)]
+    for record, found in zip(records, reference(records), strict=True):
+        assert [player for player, _ in record.game["moves"]] == found["players"]
+        assert record.reward == (found["rewards"] or {}).get("1")
+
+
 async def test_a_game_by_hand():
     """Tic-tac-toe against oneself: player 0 takes the upper row."""
     spec = spec_of("TicTacToe-v0", opponent="policy")

@@ -127,7 +127,9 @@ class TextArena:
         env = self.package.make(f"{asked['name']}-raw")
         game = Game(env, asked["seat"], asked["opponent"], asked["seed"], asked["players"])
         self.games[episode] = game
-        return self._told(game, game.others())
+        told = self._told(game, game.others())
+        game.stream = random.getstate()
+        return told
 
     def step(self, episode: str, text: str, calls: list[dict[str, Any]]) -> dict[str, Any]:
         """One action of the policy, and what the others answer."""
