@@ -19,6 +19,7 @@ from msgspec.structs import replace
 from tiny_jobs import Stopped, config, essence, events, stop_at
 from typer.testing import CliRunner
 
+from phronesis.cli.player import take
 from phronesis.cli.replay import app
 from phronesis.config import load
 from phronesis.data.sources import SpecTasks
@@ -137,6 +138,7 @@ def test_episodes_replay_turn_by_turn_with_the_weights_that_sampled_them(tmp_pat
     """A turn that new weights reached in its middle keeps its recorded completion, and the verdict says so."""
     job.run(later(), tmp_path / "run")
     seen = Counter[str]()
+    assert take(tmp_path / "run", later()).seat.sampling is None  # nobody learns, so one copy of the weights is enough
     with Run.open(tmp_path / "run") as run:
         episodes = [e for e in run.episodes(Where(kind="train")) if e.turns]
     for episode in episodes[::5]:

@@ -6,6 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from msgspec.structs import replace
+
 from phronesis.cli.output import warn
 from phronesis.config import config_hash, load
 from phronesis.env import EnvSpec
@@ -88,7 +90,8 @@ def take(source: Path, config: RunConfig, step: int | None = None) -> Player:
         return known[token]
 
     version = step_of(weights) if Layout(source).is_run else 0
-    policy = seat(config, tokenizer, open_model(weights, config.model.generic), version=version)
+    alone = replace(config, asynchrony=None)  # nobody learns, so the engine needs no weights of its own
+    policy = seat(alone, tokenizer, open_model(weights, config.model.generic), version=version)
     return Player(config=config, spec=spec, seat=policy, weights=weights, decode=decode)
 
 

@@ -294,7 +294,8 @@ class _Job:
                 "the evaluation before training is missing from phases.json, and so is the checkpoint of step 0; "
                 "restore either of them, or start over in another folder"
             )
-        return seat(self.config, load_tokenizer(self.folder / TOKENIZER), first.decoder, fleet=self.fleet)
+        alone = replace(self.config, asynchrony=None)
+        return seat(alone, load_tokenizer(self.folder / TOKENIZER), first.decoder, fleet=self.fleet)
 
     async def _make(self) -> tuple[PreTrainedTokenizerBase, LanguageModel, Demonstrations]:
         model = self.config.model
