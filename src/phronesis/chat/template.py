@@ -264,6 +264,7 @@ def plain(message: Message) -> str:
     for part in message.content:
         if isinstance(part, ImagePart):
             raise TemplateError(
-                f"a {message.role!r} message holds an image ({part.media_type!r}); this format writes text only"
+                f"a {message.role!r} message holds an image ({part.media_type!r}); this format writes text only: leave out "
+                "what makes pictures (screen=True), or play with an endpoint whose model can see"
             )
     return message.text
