@@ -144,6 +144,66 @@ def test_the_promise(batch: int, staleness: int, lead: int | None, seed: int):
     assert set(learned) | set(buffer.held) == set(range(buffer.started))
 
 
+def rebuilt(state: tuple, batch: int, staleness: int, lead: int | None, max_age: int | None) -> Buffer:
+    """A buffer in a state: (born, oldest token, place in the order of finishing) of each group, groups taken, relative to 9."""
+    groups, taken, _ = state
+    buffer = Buffer(batch, staleness, lead=lead, max_age=max_age)
+    buffer.version, buffer.taken, buffer.started, buffer._finished = 9, 9 * batch + taken, len(groups), len(groups)
+    for number, (born, token, place) in enumerate(groups):
+        group = None if place is None else played(number, 9 + token)
+        buffer.held[number] = Started(number=number, task=TASK, born=9 + born, group=group, finished=place)
+    return buffer
+
+
+def state_of(buffer: Buffer, learning: bool) -> tuple:
+    """What decides how it goes on."""
+    places = {n: k for k, n in enumerate(sorted(s.finished for s in buffer.held.values() if s.finished is not None))}
+    groups = [
+        (s.born - buffer.version, (s.born if s.group is None else oldest(s.group, 0)) - buffer.version, places.get(s.finished))
+        for s in buffer.held.values()
+    ]
+    order = sorted(groups, key=lambda g: (g[2] is None, g[2] or 0, g))
+    return tuple(order), buffer.taken - buffer.version * buffer.batch, learning
+
+
+@pytest.mark.parametrize("lead", [1, None])
+@pytest.mark.parametrize("max_age", [None, 0, 1])
+@pytest.mark.parametrize(("batch", "staleness", "reached"), [(1, 1, 16), (1, 2, 88), (2, 1, 82), (3, 0, 10)])
+def test_every_state_that_can_be_reached_keeps_the_promise(batch, staleness, reached, max_age, lead):
+    """All orders of starting, finishing, taking, learning and restarting: a group is never too old, and something can always
+    go on."""
+    settings = batch, staleness, lead, max_age
+    seen = {((), 0, False)}
+    todo = list(seen)
+    while todo:
+        state = todo.pop()
+        learning, buffer = state[2], rebuilt(state, *settings)
+        following = set()
+        if buffer.room:
+            buffer.start(TASK)
+            following.add(state_of(buffer, learning))
+        for number, (born, _, place) in enumerate(state[0]):
+            for token in range(born, 1) if place is None else ():
+                buffer = rebuilt(state, *settings)
+                buffer.finish(number, played(number, 9 + (born if max_age is None else token)))
+                following.add(state_of(buffer, learning))
+        buffer = rebuilt(state, *settings)
+        if learning:
+            buffer.learned()
+            following.add(state_of(buffer, False))
+        else:
+            taken = buffer.take()
+            assert taken is None or [len(taken), *(9 - s.born <= staleness for s in taken)] == [batch] + [True] * batch
+            assert taken is not None or buffer.playing or buffer.room, "nothing can go on"
+            following.add(state_of(buffer, taken is not None))
+            again = Buffer(batch, staleness, lead=lead, max_age=max_age)
+            again.restore(rebuilt(state, *settings).held.values(), version=9, started=len(state[0]))
+            following.add(state_of(again, False))
+        todo += following - seen
+        seen |= following
+    assert len(seen) >= reached if max_age is not None else len(seen) == reached
+
+
 def test_the_oldest_token_counts():
     assert oldest(played(0, born=3), born=5) == 3
     assert oldest(EpisodeGroup(id="g", task=TASK, episodes=()), born=5) == 5
