@@ -24,7 +24,7 @@ LEVELS = 3
 OFFICIAL = "Python documentation"
 TOGETHER = 8
 """Modules in a corpus of size 1."""
-OFTEN = 4
+OFTEN = 2
 """A default that more parameters have, as False, is asked for as if these were all, so that it is no good guess."""
 LONGEST = 8000
 """Characters of a documentation string that are kept."""

@@ -29,7 +29,8 @@ from phronesis.records import Message, Task, say
 log = logging.getLogger(__name__)
 
 Equal = Literal["exact", "spacing", "words"]
-"""Which rows count as the same problem: those equal as they are; but for case and white space; or in letters and digits."""
+"""Which rows count as the same problem: those equal as they are; but for case, white space and invisible marks; or in letters
+and digits."""
 Duplicates = Literal["keep", "drop", "refuse"]
 """What becomes of a problem that occurs twice in one split."""
 HELDOUT = ("heldout", "test", "validation")

@@ -1,6 +1,9 @@
 """`talkworld`: a service desk, a customer who does not tell everything, a policy, and a database that shows what was done.
 
 The reward is a product: the database ends as it should, the result was told, and the policy was kept.
+How far one gets without judging, measured: whoever asks for the address and always refuses by the rule of identity is right in
+about one talk in ten, since so many give no address; whoever looks everything up and always refuses by one rule of a desk is
+right in 15% to 40%. Judge what an agent has learned against that.
 Source of the shape: tau-bench, arXiv 2406.12045.
 """
 
