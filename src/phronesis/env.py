@@ -139,6 +139,8 @@ class EnvSpec:
     """What a planted weakness is, in one sentence; empty for a world that has none."""
     hack: Callable[[], Speaker] | None = None
     """An agent that uses the planted weakness: it is paid, while the audit component ``true`` says 0."""
+    cheat_tasks: int = 4
+    """Tasks that the checker plays with each cheat; fewer where an episode takes long."""
     oracle_tasks: int = 20
     """How many tasks the checker plays per agent."""
     playable: bool = True

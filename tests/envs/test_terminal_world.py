@@ -214,7 +214,8 @@ def test_what_never_ends_is_run_once():
 
 def test_a_script_that_waits_for_the_machine_is_paid_and_one_that_waits_for_nothing_is_not(monkeypatch):
     test = Check(name="", kind="run", before=None, argv=("sh", "run.sh"), text="b", copies=("run.sh",))
-    patient = {"run.sh": LEFT(kind="file", mode=0o755, data=b"sleep 2.2; echo b")}  # as if others had the processor
+    patient = {"run.sh": LEFT(kind="file", mode=0o755, data=b"sleep 1.2; echo b")}  # as if others had the processor
+    monkeypatch.setattr(judge, "TIME", 20.0)
     assert judged(patient, test) == [True]
     monkeypatch.setattr(judge, "TIME", 0.5)
     assert judged(patient, test, test) == [False, False]
@@ -360,8 +361,8 @@ def rewards(spec, speaker, indices):
 @pytest.mark.parametrize("name", CHEATS)
 def test_no_cheat_is_paid_in_any_family(name):
     found = rewards(
-        make(), CHEATS[name], [4] if name == "never ends" else range(4, len(FAMILIES))
-    )  # the gate plays the first four
+        make(), CHEATS[name], [4] if name == "never ends" else range(2, len(FAMILIES))
+    )  # the gate plays the first two
     assert {r.value for r in found} == {0.0}
 
 

@@ -21,7 +21,7 @@ from phronesis.seeding import rng
 RANDOM_EPISODES = 200
 """Most episodes of the random agent."""
 CHEAT_TASKS = 4
-"""Tasks each cheat plays."""
+"""Tasks that a planted weakness is used on."""
 AGENT_SECONDS = 1.5
 """Time for each scripted agent; at least ten episodes are played."""
 
@@ -174,7 +174,7 @@ async def cheats(at: Inspection) -> str:
         raise NotApplicable("the environment names no cheats")
     count = 0
     for name, make in at.spec.cheats.items():
-        for index in range(CHEAT_TASKS):
+        for index in range(at.spec.cheat_tasks):
             reward = await reward_of(at.spec, (await at.play(index, make())).episode)
             flagged = any(c.audit and c.name == "flagged" and (c.score or 0) > 0 for c in reward.components)
             if (reward.value or 0.0) > 0 and not flagged:

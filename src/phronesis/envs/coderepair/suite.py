@@ -22,10 +22,10 @@ from phronesis.envs import boxes
 from phronesis.sandbox import Box, BoxSpec, Limits, Ran
 from phronesis.sandbox.zygotes import interpreter, view
 
-CALL_CPU, SUITE_CPU = 2, 4
+CALL_CPU, SUITE_CPU = 1, 2
 """CPU-seconds that a call or a suite may take."""
-CALL_TIME, SUITE_TIME = 10.0, 40.0
-"""Seconds on the clock that they may take: a busy machine is nobody's fault."""
+CALL_TIME, SUITE_TIME = 3.0, 12.0
+"""Seconds on the clock that they may take: a busy machine is nobody's fault. Together less than a rollout waits for a world."""
 MOST_OUTPUT = 256 << 10
 """Bytes of results that are read."""
 NO_LIBRARIES = frozenset(f"/usr/{name}" for name in ("include", "src", "share/doc", "share/icons", "share/locale", "share/man"))

@@ -16,7 +16,7 @@ MOST_FILES = 500
 """Entries of the work tree that are looked at."""
 MOST_BYTES = 8 << 20
 """Bytes of one file that are looked at."""
-CPU, TIME = 2, 10.0
+CPU, TIME = 1, 3.0
 """CPU-seconds of one process, and seconds on the clock, that a command of a test may take: a busy machine is nobody's fault."""
 
 
