@@ -36,6 +36,15 @@ CATALOGUES = (
     Catalogue("inspect", "inspect-ai", "evaluations of Inspect AI in our sandbox"),
 )
 """All of them."""
+STARTED = {
+    "reasoning-gym": "reasoning_gym",
+    "textarena": "textarena",
+    "openenv": "openenv.core.env_server.http_server",
+    "verifiers": "verifiers.v1, mcp.server.mcpserver",
+    "verifiers-v0": "verifiers, datasets",
+    "inspect": "inspect_ai",
+}
+"""Modules that a worker of each imports first."""
 
 
 def find(name: str) -> Catalogue:
@@ -103,6 +112,8 @@ def install(name: str, python: str = sys.executable) -> Path:
     _run([python, "-m", "venv", "--without-pip", str(where)], found)
     quick = ("--quiet", "--disable-pip-version-check", "--no-compile", "--no-deps")  # the file names everything that is needed
     _run([python, "-m", "pip", "--python", inside, "install", *quick, "-r", str(versions(name))], found)
+    begun = f"import {STARTED[name]}"  # compiles what a worker imports, which in its box it could not keep
+    subprocess.run([inside, "-c", begun], capture_output=True, check=False)
     (where / ".versions").write_text(versions(name).read_text(encoding="utf-8"), encoding="utf-8")
     return where
 
