@@ -113,7 +113,7 @@ def install(name: str, python: str = sys.executable) -> Path:
     quick = ("--quiet", "--disable-pip-version-check", "--no-compile", "--no-deps")  # the file names everything that is needed
     _run([python, "-m", "pip", "--python", inside, "install", *quick, "-r", str(versions(name))], found)
     begun = f"import {STARTED[name]}"  # compiles what a worker imports, which in its box it could not keep
-    subprocess.run([inside, "-c", begun], capture_output=True, check=False)
+    subprocess.run([inside, "-c", begun], capture_output=True, check=False, env={**os.environ, "PYTHONDONTWRITEBYTECODE": ""})
     (where / ".versions").write_text(versions(name).read_text(encoding="utf-8"), encoding="utf-8")
     return where
 
