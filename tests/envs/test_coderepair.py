@@ -67,16 +67,18 @@ def test_no_copy_of_the_module_can_be_read_in_a_box():
     look = (
         "import os, re, sys\nhere = [os.path.dirname(os.__file__), '/usr/lib', '/usr/local/lib']\n"
         "body = re.compile(b'(?s)_wrap_chunks.*drop_whitespace')\n"
-        "for place in (os.path.join(f, n) for top in here for f, _, names in os.walk(top) for n in names):\n"
+        "mine = lambda name: sum(name.encode()) % 8 == PART\n"
+        "for place in (os.path.join(f, n) for top in here for f, _, names in os.walk(top) for n in names if mine(n)):\n"
         "    if place.endswith(('.py', '.pyc', '.zip')) and os.path.isfile(place) and body.search(open(place, 'rb').read()):\n"
         "        print(place)\n"
         "print('looked to the end')"
     )
     assert line and any(p.endswith("textwrap.py") for p in suite.copies("textwrap"))
-    said = asyncio.run(suite.show("textwrap", source, look))
-    *found, last = said.stdout.text.splitlines()
-    assert last == "looked to the end"
-    assert [p for p in found if "/test_textwrap." not in p] == []
+    for part in range(8):  # a box gives a second or two of the processor
+        said = asyncio.run(suite.show("textwrap", source, look.replace("PART", str(part))))
+        *found, last = said.stdout.text.splitlines()
+        assert last == "looked to the end"
+        assert [p for p in found if "/test_textwrap." not in p] == []
 
 
 def test_calls_and_suites_are_told_by_the_harness_alone():

@@ -131,6 +131,8 @@ def test_what_was_done_to_a_page_that_stayed_open_does_not_show(page):
             worker.shared().idle.clear()
             fresh.append((await play(index))[0])
         used = [await play(index) for index in (1, 0)]
+        if used[0][1] is not used[1][1]:  # the worker was due for a fresh browser in between
+            used = [await play(index) for index in (1, 0)]
         return fresh, used[::-1]
 
     fresh, used = asyncio.run(run())

@@ -160,10 +160,12 @@ def test_a_stopped_run_goes_on_and_learns_from_every_group_once(tmp_path, done):
     assert summary.episodes == 6 * 2 * 4 and summary.faults == 0
 
 
-def test_ctrl_c_does_not_wait_for_the_whole_update(tmp_path, monkeypatch):
+def test_ctrl_c_does_not_wait_for_the_whole_update(tmp_path, monkeypatch, request):
     """The signal comes in the third batch, in its first of many micro-batches: this one is the last that is computed."""
     from phronesis.train import learner
 
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell may have it ignored where it runs things aside
+    request.addfinalizer(lambda: signal.signal(signal.SIGINT, before))
     one_by_one = LearnerConfig(optimizer=AdamWConfig(lr=1e-3), max_tokens=1)
     run = later(prime=None, batch=BatchConfig(drop_silent=False), learner=one_by_one, checkpoint_every=2)
     descend, score, steps, computed = learner.Learner.descend, learner.score, 0, 0

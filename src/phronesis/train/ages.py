@@ -7,8 +7,14 @@ from collections.abc import Sequence
 
 from phronesis.records import EpisodeGroup
 
-BINS = (("0", 0, 0), ("1", 1, 1), ("2_3", 2, 3), ("4_7", 4, 7), ("8_up", 8, None))
-"""Name, first and last age of every bin of the distribution."""
+BINS = (
+    ("age/share_0", 0, 0),
+    ("age/share_1", 1, 1),
+    ("age/share_2_3", 2, 3),
+    ("age/share_4_7", 4, 7),
+    ("age/share_8_up", 8, None),
+)
+"""Metric key, first and last age of every bin of the distribution."""
 
 
 def age_metrics(groups: Sequence[EpisodeGroup], version: int) -> dict[str, float]:
@@ -34,7 +40,6 @@ def age_metrics(groups: Sequence[EpisodeGroup], version: int) -> dict[str, float
         "age/max": float(max(age for age, n in tokens.items() if n)),
         "age/crossed": crossed / turns,
     }
-    for name, low, high in BINS:
-        share = sum(n for age, n in tokens.items() if age >= low and (high is None or age <= high)) / total
-        found[f"age/share_{name}"] = share
+    for key, low, high in BINS:
+        found[key] = sum(n for age, n in tokens.items() if age >= low and (high is None or age <= high)) / total
     return found

@@ -235,16 +235,11 @@ _DEFINED = (
     _metric("age/mean", "updates", "Mean updates between the weights that sampled a token and those that learned from it."),
     _metric("age/max", "updates", "The oldest token of the batch, in updates; never above `asynchrony.staleness`.", "max"),
     _metric("age/crossed", "share", "Share of turns during which the policy got new weights."),
-    *(
-        _metric(f"age/share_{name}", "share", f"Share of the batch's sampled tokens that were {said} old.")
-        for name, said in (
-            ("0", "no update"),
-            ("1", "1 update"),
-            ("2_3", "2 or 3 updates"),
-            ("4_7", "4 to 7 updates"),
-            ("8_up", "8 or more updates"),
-        )
-    ),
+    _metric("age/share_0", "share", "Share of the batch's sampled tokens that were no update old."),
+    _metric("age/share_1", "share", "Share of the batch's sampled tokens that were 1 update old."),
+    _metric("age/share_2_3", "share", "Share of the batch's sampled tokens that were 2 or 3 updates old."),
+    _metric("age/share_4_7", "share", "Share of the batch's sampled tokens that were 4 to 7 updates old."),
+    _metric("age/share_8_up", "share", "Share of the batch's sampled tokens that were 8 or more updates old."),
     _metric("age/kl", "nats", "Divergence (k3) of the policy before the update from older weights, over what those sampled."),
     _metric("age/effective_share", "share", "Effective share of those tokens under the weights policy / sampler."),
     _metric("buffer/playing", "groups", "Groups being played when the update was done.", "last"),
