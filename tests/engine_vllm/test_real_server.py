@@ -119,7 +119,10 @@ async def test_new_weights_in_the_middle_of_completions(player: Player):
         switch = next((t for t in range(len(s.ids)) if abs(before[t] - s.logprobs[t]) > NEAR), len(s.ids))
         assert off(after[switch:], s.logprobs[switch:]) < NEAR
         crossed += 0 < switch < len(s.ids)
-        assert s.version == (0 if switch else 1, 1 if switch < len(s.ids) else 0)  # a slow server may not have begun some
+        if switch:
+            assert s.version == ((0, 1) if switch < len(s.ids) else (0, 0))
+        else:  # asked before, begun or not, and without a token when the new weights came
+            assert s.version in ((0, 1), (1, 1))
     assert crossed >= 8
 
 
