@@ -104,7 +104,7 @@ async def test_new_weights_in_the_middle_of_completions(player: Player):
     async def update():
         while engine.fleet.servers[0].load < 24:
             await asyncio.sleep(0.01)
-        await asyncio.sleep(0.4)
+        await engine.sample(PROMPT, SamplingParams(max_tokens=60))  # beside them: when it is done, they have said as much
         player.change(1)
         engine.advance()
 
