@@ -41,9 +41,9 @@ def arrange(run: RunConfig, folder: Path, kind: str, **sizes) -> RunConfig:
 @pytest.fixture
 def quiet():
     """The warning about the slower path is checked where it is the point."""
-    logging.getLogger("phronesis.train.job").setLevel(logging.ERROR)
+    logging.getLogger("phronesis.train").setLevel(logging.ERROR)
     yield
-    logging.getLogger("phronesis.train.job").setLevel(logging.NOTSET)
+    logging.getLogger("phronesis.train").setLevel(logging.NOTSET)
 
 
 def test_gpt2_learns_a_probe(tmp_path, quiet):

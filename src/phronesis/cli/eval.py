@@ -20,8 +20,8 @@ from phronesis.evals.run import EvalSummary, evaluate
 from phronesis.records import Episode, Task
 from phronesis.rollout.limits import Sampling
 from phronesis.rollout.play import Stage
-from phronesis.train.job import check_context
 from phronesis.train.progress import Progress
+from phronesis.train.state import check_context
 
 app = new_app()
 
