@@ -16,6 +16,7 @@ PhronesisError
 │   ├── PolicyFault          the engine failed to answer
 │   │   └── EndpointFault    an HTTP endpoint failed to answer, all its retries included
 │   └── SandboxFault         a sandbox broke, not the command in it
+├── WeightsError             weights that arrived damaged, or that are another model's; the old ones stay in place
 ├── WireError                JSON of a chat endpoint that is not what its format says; names the field
 ├── AllFaulted               every episode of a phase was a fault: nothing to learn from, nothing to count
 └── TrainingError            the trainer stops rather than learn from wrong numbers
@@ -133,6 +134,10 @@ def _endpoint_fault(message: str, url: str, status: int | None, reason: str, att
 
 class SandboxFault(EpisodeFault):
     """A sandbox broke: not the command in it, but what runs it."""
+
+
+class WeightsError(PhronesisError):
+    """Weights that arrived damaged, incomplete or unauthorised, or that are another model's; the model keeps what it had."""
 
 
 class WireError(PhronesisError):
