@@ -1,0 +1,1 @@
+"""Thousands of episodes at once whose model and tools only take their time."""
