@@ -10,8 +10,10 @@ import json
 import logging
 import math
 import sys
+import threading
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Generator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import NamedTuple, TextIO, TypeVar, cast
 
@@ -105,6 +107,41 @@ def log_step(
     logger.info(step_line(step, total, values, columns), extra={"fields": {"step": step, "total": total, **values}})
 
 
+class Activity(NamedTuple):
+    """Something this process is about, as whoever looks at it from outside is told."""
+
+    name: str
+    """What, e.g. ``play`` or ``update``."""
+    since: float
+    """When it began, in monotonic seconds."""
+    reason: Callable[[], str]
+    """What it waits for just then, in words; '' where it computes."""
+    thread: int
+    """The system's number of the thread that computes, or that waits."""
+    computes: bool
+    """True where the thread itself is at work until it is over; False where it awaits others and goes on meanwhile."""
+
+
+_under_way: dict[int, Activity] = {}
+
+
+def under_way() -> list[Activity]:
+    """What this process is about, in the order it began; may be asked from any thread."""
+    return list(_under_way.values())
+
+
+@contextmanager
+def doing(name: str, reason: Callable[[], str] = lambda: "", *, computes: bool = True) -> Generator[None]:
+    """While it lasts, `under_way` lists it: ``with doing("update"): learner.update(batch)``. It belongs to the thread that
+    enters it."""
+    activity = Activity(name, time.monotonic(), reason, threading.get_native_id(), computes)
+    _under_way[id(activity)] = activity
+    try:
+        yield
+    finally:
+        del _under_way[id(activity)]
+
+
 class Heartbeat:
     """Says what a loop waits for, so that starving is never silent.
 
@@ -169,12 +206,13 @@ class Heartbeat:
         """
         task = asyncio.create_task(_result(awaitable))
         try:
-            while True:
-                done, _ = await asyncio.wait([task], timeout=self.every)
-                if done:
-                    self.progress()
-                    return task.result()
-                self.waiting(reason())
+            with doing(self.name, reason, computes=False):
+                while True:
+                    done, _ = await asyncio.wait([task], timeout=self.every)
+                    if done:
+                        self.progress()
+                        return task.result()
+                    self.waiting(reason())
         finally:
             if not task.done():  # it is cancelled once and waited for: a second time would cut its cleaning up short
                 if not task.cancelling():

@@ -30,17 +30,15 @@ from phronesis.models.generic import GenericModel
 from phronesis.models.opening import open_model, save_model
 from phronesis.records import Task
 from phronesis.store.disk import make_folder, sync
+from phronesis.store.saved import ASIDE, MANIFEST, PREFIX, saved, whole
 from phronesis.train.learner import Learner
 from phronesis.train.twins import AnyCritic
 
 log = logging.getLogger(__name__)
 
-MANIFEST = "checkpoint.json"
 LEARNER = "learner.pt"
 CRITIC = "critic.pt"
-_PREFIX = "step-"
 _HIDDEN = ".saving-"
-_OLD = ".saving-old-"
 
 
 class UnderWay(Struct, frozen=True, kw_only=True):
@@ -155,9 +153,9 @@ def tidy(folder: Path) -> None:
     Raises:
         OSError: the folder cannot be written.
     """
-    for old in sorted(folder.glob(f"{_OLD}*")):
-        target = folder / old.name.removeprefix(_OLD)
-        if _whole(old) and not _whole(target):
+    for old in sorted(folder.glob(f"{ASIDE}*")):
+        target = folder / old.name.removeprefix(ASIDE)
+        if whole(old) and not whole(target):
             if target.exists():
                 shutil.rmtree(target)
             old.rename(target)
@@ -189,7 +187,7 @@ def _write(
 
 def _publish(draft: Path, target: Path) -> None:
     """Gives a complete draft its name; at every moment the old or the new checkpoint of that step can be loaded."""
-    old = target.with_name(f"{_OLD}{target.name}")
+    old = target.with_name(f"{ASIDE}{target.name}")
     if target.exists():
         target.rename(old)
         sync(target.parent)
@@ -270,23 +268,12 @@ def latest(folder: Path) -> Path | None:
 
 
 def steps(folder: Path) -> list[Path]:
-    """A run's checkpoints, oldest first; drafts that were never finished are not among them.
-
-    One that was just being replaced when the process was killed is found under the name it was set aside.
-    """
-    if not folder.is_dir():
-        return []
-    found = {p.name.removeprefix(_OLD): p for p in folder.glob(f"{_OLD}{_PREFIX}*") if _whole(p)}
-    found |= {p.name: p for p in folder.glob(f"{_PREFIX}*") if _whole(p)}
-    return [found[name] for name in sorted(found)]
-
-
-def _whole(path: Path) -> bool:
-    return (path / MANIFEST).is_file()
+    """A run's checkpoints, oldest first; see `phronesis.store.saved`."""
+    return saved(folder)
 
 
 def _name(step: int) -> str:
-    return f"{_PREFIX}{step:08d}"
+    return f"{PREFIX}{step:08d}"
 
 
 def matches(manifest: Manifest, config: str) -> None:
@@ -299,7 +286,7 @@ def matches(manifest: Manifest, config: str) -> None:
 
 
 def _corrupt(path: Path, why: str) -> CheckpointError:
-    older = [p for p in steps(path.parent) if p.name.removeprefix(_OLD) < path.name.removeprefix(_OLD)]
+    older = [p for p in steps(path.parent) if p.name.removeprefix(ASIDE) < path.name.removeprefix(ASIDE)]
     advice = f"continue from {str(older[-1])!r}" if older else "there is no older checkpoint; start the run again"
     return CheckpointError(f"checkpoint {str(path)!r} is corrupt: {why}. Remove it and {advice}")
 
