@@ -13,15 +13,19 @@ PhronesisError
 ├── ToolError                a tool call the policy got wrong; its text goes back to the policy, nothing is broken
 ├── EpisodeFault             something broke inside one episode; recorded as `Episode.failure`, never raised by play
 │   ├── EnvFault             the environment, tool or rubric raised, hung or broke its contract
+│   │   └── ServiceFault     an environment service is gone, full or cannot be reached; another one may play the episode
 │   ├── PolicyFault          the engine failed to answer
 │   │   └── EndpointFault    an HTTP endpoint failed to answer, all its retries included
 │   └── SandboxFault         a sandbox broke, not the command in it
+├── ClusterError             no worker elsewhere is left to play, or one failed in a way that says nothing about an episode
 ├── WeightsError             weights that arrived damaged, or that are another model's; the old ones stay in place
 ├── WireError                JSON of a chat endpoint that is not what its format says; names the field
 ├── AllFaulted               every episode of a phase was a fault: nothing to learn from, nothing to count
+│   └── SourceDown           an environment or the policy gave nothing but faults for too long
 └── TrainingError            the trainer stops rather than learn from wrong numbers
     ├── MismatchError        recomputed log-probabilities disagree with the recorded ones
-    └── Untrainable          a turn without ids, of a policy that only takes messages
+    ├── Untrainable          a turn without ids, of a policy that only takes messages
+    └── RankFailed           a process of a learner group died, broke or did not answer
 """
 
 from __future__ import annotations
@@ -104,6 +108,11 @@ class EnvFault(EpisodeFault):
     """The environment, a tool or the rubric raised, hung or broke its contract."""
 
 
+class ServiceFault(EnvFault):
+    """A service that plays an environment elsewhere is gone, full or cannot be reached. The world itself did nothing wrong, so
+    the same task can be played at another service."""
+
+
 class PolicyFault(EpisodeFault):
     """The engine failed to answer a request."""
 
@@ -155,8 +164,16 @@ class WireError(PhronesisError):
         return type(self), (self.field, self.problem)
 
 
+class ClusterError(PhronesisError):
+    """No worker of a cluster is left and none will come, or one failed in a way that says nothing about an episode."""
+
+
 class AllFaulted(PhronesisError):
     """Every episode that was played ended in a fault, in training or in evaluation; names the first cause."""
+
+
+class SourceDown(AllFaulted):
+    """An environment, its rubric or the policy gave nothing but faults for as long as the run is patient; resume it later."""
 
 
 class TrainingError(PhronesisError):
@@ -169,6 +186,10 @@ class MismatchError(TrainingError):
 
 class Untrainable(TrainingError):
     """A turn of a policy that takes and gives messages only: it has no ids, so nothing can be learned from it."""
+
+
+class RankFailed(TrainingError):
+    """A process of a learner group died, broke or did not answer; names it and says what it last wrote."""
 
 
 def one_line(error: BaseException, most: int = 240) -> str:
