@@ -9,110 +9,33 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from copy import deepcopy
 from math import isfinite
 from time import perf_counter
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 import torch
-from msgspec import Struct
 from torch import Tensor
 
 from phronesis.errors import ConfigError, MismatchError, TrainingError
-from phronesis.losses import (
-    DFTLoss,
-    Loss,
-    LossConfig,
-    LossInputs,
-    LossOutput,
-    ReadsDistributions,
-    SupervisedLoss,
-    measure_mismatch,
-)
+from phronesis.losses import Loss, LossInputs, LossOutput, ReadsDistributions, measure_mismatch
 from phronesis.models.causal import LanguageModel
 from phronesis.models.lora import Adapters
 from phronesis.records import Batch
 from phronesis.seeding import rng, stream
 from phronesis.train.control import Controller
-from phronesis.train.optimizer import AdamWConfig, Constant, OptimizerConfig, Schedule, Stepper
+from phronesis.train.learner_config import LearnerConfig
+from phronesis.train.optimizer import Stepper
 from phronesis.train.packed import Packed, pack
-from phronesis.train.pulls import Whole, evaluate_whole, needs_whole
-from phronesis.train.results import StepResult, Tally, UpdateMetrics, summary
-from phronesis.train.scoring import Entropy, Precision, Scores, Teaching, score
-from phronesis.train.splitting import minibatches, split
+from phronesis.train.peers import Alone, Peers
+from phronesis.train.pulls import Whole, needs_whole, share_whole
+from phronesis.train.results import StepResult, Tally, UpdateMetrics, summary, together
+from phronesis.train.scoring import Entropy, Scores, Teaching, score
+from phronesis.train.sharded import fill, whole
+from phronesis.train.splitting import minibatches
 from phronesis.train.step_size import lr_factor, moved, sequence_weights
 from phronesis.train.variance import centred
 
 log = logging.getLogger(__name__)
-
-
-class LearnerConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """How a batch becomes new weights."""
-
-    loss: LossConfig = LossConfig()
-    """What to minimise."""
-    optimizer: OptimizerConfig = AdamWConfig()
-    """How to step."""
-    schedule: Schedule = Constant()
-    """Share of the peak learning rate at each optimiser step; one that falls does so over the whole run by default."""
-    max_grad_norm: float | None = 1.0
-    """Longer gradients are scaled down to this Euclidean norm; None means never."""
-    precision: Precision = "fp32"
-    """Of matrix products; weights and log-probabilities are always float32."""
-    checkpointing: bool = False
-    """Recompute layers in the backward pass: about a third more time, a fraction of the memory."""
-    max_tokens: int = 16384
-    """Tokens computed at once; larger batches are accumulated over micro-batches, at least 1."""
-    epochs: int = 1
-    """Passes over a batch, at least 1."""
-    minibatches: int = 1
-    """Optimiser steps per pass, at least 1."""
-    old: Literal["learner", "sampler"] = "learner"
-    """Log-probabilities the ratio refers to: recomputed at the start of the update, or as the sampler recorded them."""
-    entropy: bool = False
-    """Compute the exact entropy at trained tokens (needed for an entropy bonus; costs a pass over the logits)."""
-    step_size: Literal["scheduled", "effective"] = "scheduled"
-    """effective: the scheduled learning rate times sqrt(ESS / B), B sequences with weights theta / sampler (VCPO,
-    arXiv 2602.17616)."""
-    baseline: Literal["credit", "variance"] = "credit"
-    """variance: take VCPO's baseline of least variance from every token's credit at each optimiser step, for credit without one
-    (``credit.baseline.type = "none"``, ``batch.drop_silent = false``); see `phronesis.train.variance`."""
-    reset: bool = False
-    """Forget the optimiser's state at the beginning of every update, which is when the sampler has just got new weights: its
-    averages belong to the objective under the previous behaviour policy (GLM-5, arXiv 2602.15763)."""
-    restart: bool = False
-    """Begin every update from the weights the learner was made with and a fresh optimiser: the newest policy plays, and what
-    it did is learned from the base model anew (STaR, arXiv 2203.14465). For supervised objectives."""
-    average: float | None = None
-    """Keep a running average of the weights, moved by this share of the way after every update, in (0, 1]; doubles the memory
-    for weights. SDPO's teacher moves by .05. None keeps none."""
-    mismatch_warn: float = 0.02
-    """Nats: a larger |learner - sampler| log-probability of any token is logged as a warning."""
-    mismatch_error: float = 0.5
-    """Nats: a larger one stops training."""
-    seed: int = 0
-    """Seeds the mini-batches; a job mixes it with the run's seed."""
-
-    def __post_init__(self) -> None:
-        for name in ("max_tokens", "epochs", "minibatches"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"{name} {getattr(self, name)!r} must be at least 1")
-        if self.max_grad_norm is not None and self.max_grad_norm <= 0:
-            raise ConfigError(f"max_grad_norm {self.max_grad_norm!r} must be above 0, or null for none")
-        if self.restart and (self.old != "learner" or not isinstance(self.loss.objective, SupervisedLoss | DFTLoss)):
-            raise ConfigError(
-                "restart learns from the base model what another policy did, which no ratio can answer for; set the objective "
-                'to "supervised" or "dft" and old to "learner", or restart to false'
-            )
-        if self.average is not None and not 0 < self.average <= 1:
-            raise ConfigError(f"average {self.average!r} must lie in (0, 1], or null for none")
-        if isinstance(self.loss.objective, ReadsDistributions) and self.loss.scope != "token":
-            raise ConfigError(
-                "an objective over whole distributions is computed slice by slice and cannot be combined with corrections or "
-                "divergences that look at whole sequences or steps; leave them out"
-            )
-        if self.loss.needs_entropy and not self.entropy:
-            raise ConfigError("an entropy bonus, an entropy target and ent_top need entropy = true for the learner")
 
 
 class Teaches(Protocol):
@@ -138,7 +61,13 @@ class Learner:
     decoder sees them at once (tell it with `Versioned.advance`)."""
 
     def __init__(
-        self, decoder: LanguageModel, config: LearnerConfig, *, reference: bool = False, adapters: Adapters | None = None
+        self,
+        decoder: LanguageModel,
+        config: LearnerConfig,
+        *,
+        reference: bool = False,
+        adapters: Adapters | None = None,
+        peers: Peers | None = None,
     ):
         """Begins with the decoder as it is.
 
@@ -147,6 +76,7 @@ class Learner:
             config: how.
             reference: keep a frozen copy of the weights as they are now, also where the loss has no divergence from it.
             adapters: over the same decoder; they alone are trained. None trains all weights.
+            peers: the other processes that hold this learner; None means that there are none.
 
         Raises:
             ConfigError: the weights are not float32.
@@ -154,6 +84,7 @@ class Learner:
         if decoder.dtype != torch.float32:
             raise ConfigError(f"the weights are {decoder.dtype}, training needs float32; use precision bf16 for bf16 products")
         self.decoder, self.config, self.adapters = decoder, config, adapters
+        self.peers: Peers = peers or Alone()
         trained = decoder if adapters is None else adapters
         self.stepper = Stepper(trained.named_parameters(), config.optimizer, config.schedule)
         self.updates = 0
@@ -162,17 +93,20 @@ class Learner:
         self.controller = Controller(config.loss)
         self.reference: LanguageModel | None = None
         if reference or config.loss.kl is not None:
-            self.reference = deepcopy(decoder).requires_grad_(False)
+            self.reference = self.peers.copy(decoder).requires_grad_(False)
         self.average: LanguageModel | None = None
         if config.average is not None:
             if adapters is not None:
                 raise ConfigError(
                     "a running average of weights that adapters leave alone never moves; set learner.average=none"
                 )
-            self.average = deepcopy(decoder).requires_grad_(False)
+            self.average = self.peers.copy(decoder).requires_grad_(False)
         self._base = _copied(decoder) if config.restart else None
         self._device = self.stepper.parameters[0].device
         self._abandoned = False
+
+    def close(self) -> None:
+        """Nothing runs besides this process."""
 
     def abandon(self) -> None:
         """Ends an update that goes on in another thread at its next micro-batch, with TrainingError, because nobody wants what
@@ -226,6 +160,7 @@ class Learner:
                     computed += sum(p.ids_N.numel() for p in plans[i])
             self._follow()
         self.updates += 1
+        computed = sum(self.peers.gathered(computed))
         return summary(results, batch, computed=computed, seconds=perf_counter() - began)
 
     def descend(
@@ -261,7 +196,7 @@ class Learner:
         try:
             if config.baseline == "variance":
                 parts, tally.baseline = centred(self.decoder, parts, self.stepper.parameters, precision=config.precision)
-            whole = self._whole(parts, loss, olds, refs)
+            total = self._whole(parts, loss, olds, refs)
             for i, part in enumerate(parts):
                 if self._abandoned:
                     raise TrainingError("the update was abandoned; continue from the newest checkpoint")
@@ -280,22 +215,25 @@ class Learner:
                     self._compare(tally, now if given is None else given, part)
                 if keep and olds is not None and given is None:
                     olds[i] = now
-                if whole is None:
-                    tally.outputs.append(_finite(loss(self._inputs(part, scores, given, ref))))
-                    tally.outputs[-1].loss.backward()  # pyright: ignore[reportUnknownMemberType]
+                if total is None:
+                    output = _finite(loss(self._inputs(part, scores, given, ref)))
+                    output.loss.backward()  # pyright: ignore[reportUnknownMemberType]
+                    tally.outputs.append(output._replace(loss=output.loss.detach()))
                 else:
-                    whole.pulls[i].apply(scores.logp_K, scores.entropy_K)
+                    total.pulls[i].apply(scores.logp_K, scores.entropy_K)
                 tally.hits += 0.0 if scores.hits_K is None else float(scores.hits_K.sum())
                 if config.step_size == "effective":
                     tally.moved.append(moved(now, part))
+            self.peers.add_gradients(self.stepper.parameters)
+            tally = together(self.peers.gathered(tally))
             norm = self._clip()
             lr = self._advance(parts[0], tally.moved)
             if self.adapters is not None:
                 self.adapters.merge()
         finally:
             self.stepper.clear()
-        if whole is not None:
-            tally.outputs = [whole.output]
+        if total is not None:
+            tally.outputs = [total.output]
         result = tally.result(norm, lr)
         self.controller.observe(result.sums, parts[0].totals.sequences)
         return result
@@ -330,13 +268,13 @@ class Learner:
         if self.reference is not None:
             if "reference" not in state:
                 raise ConfigError("the checkpoint was made without a reference; continue with the loss it was made with")
-            self.reference.load_state_dict(state["reference"])
+            fill(self.reference, state["reference"])
         if self.average is not None:
             if "average" not in state:
                 raise ConfigError(
                     "the checkpoint was made without a running average; continue with the learner it was made with"
                 )
-            self.average.load_state_dict(state["average"])
+            fill(self.average, state["average"])
 
     def _begin(self) -> None:
         """Forgets the optimiser's state, and what was learned, where the config says so."""
@@ -372,7 +310,7 @@ class Learner:
         """Optimiser steps, each as its micro-batches."""
         config = self.config
         steps = minibatches(batch, config.minibatches, stream(config.seed, "update", self.updates))
-        return [split(step, config.max_tokens) for step in steps]
+        return [self.peers.parts(step, config.max_tokens) for step in steps]
 
     def _logp(self, decoder: LanguageModel, part: Packed) -> Tensor:
         with torch.no_grad():
@@ -396,7 +334,8 @@ class Learner:
         self, parts: Sequence[Packed], loss: Loss, olds: list[Tensor | None] | None, refs: Sequence[Tensor] | None
     ) -> Whole | None:
         """The loss of all parts at once where they do not add up; None where they do."""
-        if not needs_whole(self.config.loss.scope, parts):
+        scope = self.config.loss.scope
+        if scope == "token" or not any(self.peers.gathered(needs_whole(scope, parts, self.peers.size))):
             return None
         inputs: list[LossInputs] = []
         for i, part in enumerate(parts):
@@ -404,9 +343,9 @@ class Learner:
                 entropy: Entropy = "no" if self._entropy == "no" else "value"
                 scores = score(self.decoder, part, precision=self.config.precision, entropy=entropy)
             inputs.append(self._inputs(part, scores, None if olds is None else olds[i], None if refs is None else refs[i]))
-        whole = evaluate_whole(loss, inputs)
-        _finite(whole.output)
-        return whole
+        found = share_whole(loss, inputs, self.peers)
+        _finite(found.output)
+        return found
 
     def _advance(self, part: Packed, log_ratios: Sequence[Tensor]) -> float:
         """Steps the optimiser; the learning rate used. With `log_ratios`, it is scaled to the effective number of sequences."""
@@ -450,7 +389,7 @@ class Learner:
             TrainingError: the norm is not finite.
         """
         grads = [p.grad for p in self.stepper.parameters if p.grad is not None]
-        norm = torch.nn.utils.get_total_norm(grads)
+        norm = whole(torch.nn.utils.get_total_norm(grads))
         length = float(norm)
         if not isfinite(length):
             raise TrainingError(f"the gradient norm is {length!r}; no weight was changed. Lower the learning rate or use fp32")

@@ -15,6 +15,7 @@ from torch.nn import Parameter
 from torch.optim import AdamW, Optimizer
 
 from phronesis.errors import ConfigError
+from phronesis.train.sharded import placed, whole
 
 NOT_HIDDEN = ("embed", "head", "wte", "wpe")
 """Matrices whose name contains one of these map from or to tokens; Muon leaves them to AdamW."""
@@ -173,7 +174,8 @@ def orthogonalise(matrices_BMN: Tensor, iterations: int = 5) -> Tensor:
 class Muon(Optimizer):
     """Momentum, orthogonalised: each step of a matrix has all singular values about lr * sqrt(max(1, rows / columns)).
 
-    Matrices of equal shape are handled in one batch.
+    Matrices of equal shape are handled in one batch. Of matrices spread over processes, each makes all the directions, which
+    need whole matrices, and takes its part of them.
     """
 
     def __init__(self, matrices: Iterable[Parameter], config: MuonConfig):
@@ -195,14 +197,13 @@ class Muon(Optimizer):
                 means = [self._momentum(p) for p in alike]
                 for m, g in zip(means, grads, strict=True):
                     m.lerp_(g, 1.0 - momentum)
-                direction = orthogonalise(
-                    torch.stack([g.lerp(m, momentum) for g, m in zip(grads, means, strict=True)]), self.config.iterations
-                )
+                nesterov = [whole(g.lerp(m, momentum)) for g, m in zip(grads, means, strict=True)]
+                direction = orthogonalise(torch.stack(nesterov), self.config.iterations)
                 size = lr * max(1.0, shape[0] / shape[1]) ** 0.5
                 for p, d in zip(alike, direction.unbind(), strict=True):
                     if decay:
                         p.mul_(1.0 - lr * decay)
-                    p.add_(d, alpha=-size)
+                    p.add_(placed(d, p), alpha=-size)
 
     def _momentum(self, p: Parameter) -> Tensor:
         state = cast("dict[str, Tensor]", self.state[p])
@@ -262,11 +263,21 @@ class Stepper:
         return {"steps": self.steps, "parts": [o.state_dict() for o, _ in self._parts]}
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Continues from a `state` of a stepper over the same model and config."""
+        """Continues from a `state` of a stepper over the same model and config, with whole tensors."""
         parts = cast("list[dict[str, Any]]", state["parts"])
         for (optimizer, _), saved in zip(self._parts, parts, strict=True):
-            optimizer.load_state_dict(saved)
+            optimizer.load_state_dict(saved | {"state": _placed(saved["state"], optimizer)})
         self.steps = int(state["steps"])
+
+
+def _placed(state: dict[int, dict[str, object]], optimizer: Optimizer) -> dict[int, dict[str, object]]:
+    """What an optimiser remembers of each parameter, spread as that is."""
+    own = [p for group in optimizer.param_groups for p in cast("list[Parameter]", group["params"])]
+
+    def spread(value: object, like: Tensor) -> object:
+        return placed(value, like) if isinstance(value, Tensor) and value.shape == like.shape else value
+
+    return {i: {name: spread(value, own[i]) for name, value in kept.items()} for i, kept in state.items()}
 
 
 def _adamw(parameters: list[Parameter], config: AdamWConfig) -> AdamW:

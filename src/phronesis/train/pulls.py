@@ -16,6 +16,7 @@ from torch import Tensor
 
 from phronesis.losses import Loss, LossInputs, LossOutput, Scope, join
 from phronesis.train.packed import Packed
+from phronesis.train.peers import Peers
 
 
 class Pull(NamedTuple):
@@ -43,11 +44,31 @@ class Whole(NamedTuple):
     """One per micro-batch."""
 
 
-def needs_whole(scope: Scope, parts: Sequence[Packed]) -> bool:
-    """Whether micro-batches do not add up: a loss of the whole step, or of whole sequences one of which is cut."""
-    if scope == "token" or len(parts) < 2:
+def needs_whole(scope: Scope, parts: Sequence[Packed], processes: int = 1) -> bool:
+    """Whether micro-batches do not add up: a loss of the whole step, or of whole sequences one of which is cut.
+
+    Args:
+        scope: of the loss.
+        parts: this process's micro-batches.
+        processes: how many hold a share of the step; where one of them must say True, all of them do the same.
+    """
+    if scope == "token" or len(parts) * processes < 2:
         return False
     return scope == "step" or any(_cuts(part) for part in parts)
+
+
+def share_whole(loss: Loss, parts: Sequence[LossInputs], peers: Peers) -> Whole:
+    """Evaluates the loss once on the micro-batches of all processes; the pulls are those of this process's own.
+
+    Args:
+        loss: of any scope.
+        parts: inputs of this process's micro-batches, without a graph; equally many in every process.
+        peers: the processes.
+    """
+    shares = peers.gathered(list(parts))
+    found = evaluate_whole(loss, [part for share in shares for part in share])
+    first = sum(map(len, shares[: peers.rank]))
+    return found._replace(pulls=found.pulls[first : first + len(parts)])
 
 
 def evaluate_whole(loss: Loss, parts: Sequence[LossInputs]) -> Whole:

@@ -127,6 +127,14 @@ class Tally:
         loss = sum(float(o.loss.detach()) for o in self.outputs)
         return StepResult(loss, grad_norm, lr, sums, maxima, self.mismatch, self.hits, self._perplexities(), self.stale)
 
+    def take(self, other: Tally) -> None:
+        """Adds what another process measured of other micro-batches of the same step."""
+        self.outputs += other.outputs
+        self.mismatch, self.stale = self.mismatch.merge(other.mismatch), self.stale.merge(other.stale)
+        self.hits += other.hits
+        self.moved += other.moved
+        self._compared += other._compared
+
     def _perplexities(self) -> tuple[float, ...]:
         if not self._compared:
             return ()
@@ -135,6 +143,14 @@ class Tally:
             return ()
         ratio_S = perplexity_ratio(old_K.double(), infer_K.double(), sequence_K, int(sequence_K.max()) + 1)
         return tuple(float(r) for r in ratio_S[~ratio_S.isnan()])
+
+
+def together(tallies: Sequence[Tally]) -> Tally:
+    """What the micro-batches of all processes add up to; the first is added to."""
+    first, *others = tallies
+    for other in others:
+        first.take(other)
+    return first
 
 
 def merged(parts: Sequence[dict[str, Tensor]], combine: Callable[[list[float]], float]) -> dict[str, float]:

@@ -10,6 +10,9 @@ from phronesis.errors import ConfigError
 from phronesis.records import Batch, Segment
 from phronesis.seeding import rng
 
+FINENESS = 8
+"""Units per share that `shares` aims at: a share ends within about a sixteenth of its size of where it should."""
+
 
 class _Tree:
     """Child lists and token counts of a batch's segments."""
@@ -81,6 +84,41 @@ def split(batch: Batch, max_tokens: int) -> list[Batch]:
         size += new
     trained: set[int] = set()
     return [_part(batch, tree, tops, trained) for tops in parts]
+
+
+def shares(batch: Batch, count: int) -> list[Batch | None]:
+    """`count` parts of one step whose losses and gradients add up to the step's, of about equal computed tokens.
+
+    Each is a run of neighbours, so that a prompt is repeated for no more than those that meet at a border; only its first copy
+    keeps trained tokens, and denominators stay those of the whole step. Four attempts of 30 tokens at one prompt of 10, for
+    two: the prompt and the first two, the prompt again and the last two, 70 tokens each.
+
+    Args:
+        batch: what to share.
+        count: at least 1.
+
+    Returns:
+        In order; None where there is nothing left to do, as with fewer trajectories than parts.
+    """
+    if count < 1:
+        raise ConfigError(f"a step cannot be shared by {count!r}")
+    if count == 1:
+        return [batch]
+    tree = _Tree(batch)
+    # small units end nearer to where a share should end, and repeat more of what lies above them
+    units = _units(tree, max(1, batch.tokens // (FINENESS * count)))
+    costs, seen = list[int](), set[int]()
+    for top in units:
+        above = [i for i in tree.ancestors(top) if i not in seen]
+        seen.update(above)
+        costs.append(tree.below[top] + sum(len(batch.segments[i].ids) for i in above))
+    tops: list[list[int]] = [[] for _ in range(count)]
+    done, total = 0, sum(costs)
+    for top, cost in zip(units, costs, strict=True):
+        tops[min(count - 1, int((done + cost / 2) * count / total))].append(top)
+        done += cost
+    trained: set[int] = set()
+    return [_part(batch, tree, own, trained) if own else None for own in tops]
 
 
 def minibatches(batch: Batch, count: int, seed: int) -> list[Batch]:

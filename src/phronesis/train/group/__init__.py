@@ -1,0 +1,1 @@
+"""A learner held by several processes through torch.distributed."""
