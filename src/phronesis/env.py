@@ -7,10 +7,11 @@ what an oracle and a random agent should score, so that `phronesis env check` ca
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol, runtime_checkable
 
+from phronesis.errors import EnvFault
 from phronesis.records import Conversation, EpisodeGroup, Message, Reply, Reward, Task, ToolSpec
 
 
@@ -62,10 +63,26 @@ class Expert(Protocol):
         ...
 
 
+@runtime_checkable
+class Admits(Protocol):
+    """Capability: the environment has to wait for a place before it begins, as long as others need theirs. That time counts
+    neither as the environment's nor as the episode's."""
+
+    @property
+    def waits_for(self) -> str:
+        """What is waited for, in words."""
+        ...
+
+    async def admit(self) -> None:
+        """Waits, under a deadline of its own, until the episode can begin; called once, before anything else."""
+        ...
+
+
 Speaker = Callable[[Env, tuple[ToolSpec, ...]], Awaitable[Message]]
 """A scripted agent: chooses the next assistant message, given the environment and the tools that can be called."""
 
 
+@runtime_checkable
 class Rubric(Protocol):
     """Judges the episodes of a group together, so that a score may compare them."""
 
@@ -145,3 +162,17 @@ class EnvSpec:
     """How many tasks the checker plays per agent."""
     playable: bool = True
     """False where only agents outside can play it, through the gateway."""
+    parts: Mapping[str, EnvSpec] = field(default_factory=dict[str, "EnvSpec"])
+    """The environments of a mixture, by the name their tasks carry (`phronesis.envs.mixture`); empty for all others."""
+
+    def of(self, task: Task) -> EnvSpec:
+        """The environment that plays a task: one of the parts of a mixture, itself otherwise.
+
+        Raises:
+            EnvFault: a mixture that has no part of that name.
+        """
+        if not self.parts:
+            return self
+        if task.env not in self.parts:
+            raise EnvFault(f"task {task.id!r} is of environment {task.env!r}; this one plays {', '.join(self.parts)}")
+        return self.parts[task.env]

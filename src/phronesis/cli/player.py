@@ -11,7 +11,6 @@ from msgspec.structs import replace
 from phronesis.cli.output import warn
 from phronesis.config import config_hash, load
 from phronesis.env import EnvSpec
-from phronesis.envs import registry
 from phronesis.errors import CheckpointError, RunFolderError, UserError
 from phronesis.models.opening import open_model
 from phronesis.models.tokenizer import load_tokenizer
@@ -21,6 +20,7 @@ from phronesis.store import Layout, Run
 from phronesis.train import checkpoint
 from phronesis.train.config import RunConfig
 from phronesis.train.seat import Seat, seat
+from phronesis.train.worlds import world
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,7 +79,7 @@ def take(source: Path, config: RunConfig, step: int | None = None) -> Player:
         CheckpointError: there are no such weights; names those that there are.
         UserError: the environment or the chat template cannot be used.
     """
-    spec = registry.get(config.env.name, config.env.args)
+    spec = world(config)
     weights = find(source, step)
     tokenizer = load_tokenizer(weights)
     known: dict[int, str] = {}

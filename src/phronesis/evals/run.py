@@ -13,6 +13,7 @@ from phronesis.errors import ConfigError
 from phronesis.evals.statistics import wilson
 from phronesis.reason.swapped import SwappedThoughts, thoughts_of
 from phronesis.records import Episode, EpisodeGroup, Task
+from phronesis.rollout.gates import Gates
 from phronesis.rollout.play import GroupPlayer, Stage, Ticket, check_played, play, play_groups, score
 
 
@@ -39,12 +40,14 @@ class EvalSummary(Struct, frozen=True, kw_only=True):
     """0 means greedy."""
     by_difficulty: dict[str, tuple[float, int]] = {}
     """Success and episodes counted per difficulty level."""
+    by_source: dict[str, tuple[float, int]] = {}
+    """Success and episodes counted per environment, where several were played."""
 
 
 def succeeded(spec: EnvSpec, episode: Episode) -> bool | None:
     """Whether the reward reaches the environment's bar; None when the episode was never scored."""
     value = None if episode.reward is None else episode.reward.value
-    return None if value is None or episode.stop.is_fault else value >= spec.success
+    return None if value is None or episode.stop.is_fault else value >= spec.of(episode.task).success
 
 
 def summarise(spec: EnvSpec, episodes: Sequence[Episode], temperature: float) -> EvalSummary:
@@ -63,6 +66,11 @@ def summarise(spec: EnvSpec, episodes: Sequence[Episode], temperature: float) ->
     wins, n = sum(ok for _, ok in counted), len(counted)
     low, high = wilson(wins, n)
     levels: dict[str, tuple[float, int]] = {}
+    sources: dict[str, tuple[float, int]] = {}
+    for name in spec.parts:
+        own = [ok for e, ok in counted if e.task.env == name]
+        if own:
+            sources[name] = (sum(own) / len(own), len(own))
     for level in sorted({e.task.difficulty for e, _ in counted if e.task.difficulty is not None}):
         mine = [ok for e, ok in counted if e.task.difficulty == level]
         levels[f"{level:g}"] = (sum(mine) / len(mine), len(mine))
@@ -78,6 +86,7 @@ def summarise(spec: EnvSpec, episodes: Sequence[Episode], temperature: float) ->
         faults=len(episodes) - n,
         temperature=temperature,
         by_difficulty=levels,
+        by_source=sources,
     )
 
 
@@ -88,7 +97,7 @@ async def evaluate(
     seed: int,
     name: str,
     samples: int = 1,
-    concurrency: int = 256,
+    concurrency: int | Gates = 256,
     on_episode: Callable[[Episode], None] | None = None,
     player: GroupPlayer | None = None,
 ) -> tuple[EvalSummary, list[Episode]]:
@@ -101,7 +110,7 @@ async def evaluate(
         seed: the run's seed.
         name: what is evaluated; becomes part of the episodes' ids.
         samples: episodes per task.
-        concurrency: most episodes in flight.
+        concurrency: most episodes in flight, or the gates they go through.
         on_episode: called with each scored episode.
         player: who plays them; None plays them here.
     """

@@ -18,6 +18,7 @@ from phronesis.gateway.book import Book
 from phronesis.gateway.episode import LiveEpisode
 from phronesis.gateway.errors import GatewayError
 from phronesis.records import Episode, EpisodeGroup, Task
+from phronesis.rollout.gates import Gate
 from phronesis.rollout.play import Stage, Ticket
 
 UNFETCHED, PLAYED = "an agent to fetch it", "its agent"
@@ -60,7 +61,7 @@ class OutsideAgents:
         self._told: Counter[str] = Counter()
         book.work, book.on_episode = self, self.take
 
-    async def play(self, stage: Stage, name: str, tickets: Sequence[Ticket], gate: asyncio.Semaphore) -> EpisodeGroup:
+    async def play(self, stage: Stage, name: str, tickets: Sequence[Ticket], gate: Gate) -> EpisodeGroup:
         """One group, rewarded by its agents; see `phronesis.rollout.play.GroupPlayer`. The group's task is the agents' own,
         where they bring one.
 

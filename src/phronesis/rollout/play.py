@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from math import isfinite
 from typing import Protocol, runtime_checkable
 
@@ -16,11 +16,19 @@ from phronesis.chat.format import ChatFormat
 from phronesis.env import EnvSpec
 from phronesis.errors import AllFaulted, EnvFault
 from phronesis.policy import Chats, Policy, Releases
-from phronesis.records import Episode, EpisodeGroup, Reward, Stop, Task
+from phronesis.records import Episode, EpisodeGroup, Failure, Reward, Stop, Task
+from phronesis.rollout.breaker import POLICY, rubric_of
 from phronesis.rollout.failures import FOREIGN, describe, hung, is_cancelled
+from phronesis.rollout.gates import Gate, Gates
 from phronesis.rollout.limits import Limits, Sampling
+from phronesis.rollout.repair import faulty, refill_id
+from phronesis.rollout.retries import RUBRIC, Retries, Work, episode_fault, rubric_fault
 from phronesis.rollout.session import Attempt, EpisodeOver, EpisodeSession
+from phronesis.rollout.waiting import Waiting
 from phronesis.seeding import stream
+
+LONG_SECONDS = 10.0
+"""A call that lasts longer is named where episodes say what they wait for."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,17 +45,29 @@ class Stage:
     """How policy calls are spent."""
     limits: Limits = field(default_factory=Limits)
     """What an episode may use."""
+    own_limits: Mapping[str, Limits] = field(default_factory=dict[str, Limits])
+    """What episodes of a source with limits of its own may use, by `Task.env`."""
     sampling: Sampling = field(default_factory=Sampling)
     """How turns are sampled."""
     vocabulary: int | None = None
     """How many ids the policy chooses from; None where that is not known."""
-    waiting: dict[str, str] = field(default_factory=dict[str, str])
+    waiting: Waiting = field(default_factory=Waiting)
     """Episode id -> what it awaits right now, e.g. ``env.step``; for heartbeats."""
+    retries: Retries | None = None
+    """Plays faults again, for the whole run; None keeps them as they come."""
+    elsewhere: Elsewhere | None = None
+    """Who plays and judges instead of this process; None does both here."""
+
+    def limits_of(self, task: Task) -> Limits:
+        """What an episode of a task may use."""
+        return self.own_limits.get(task.env, self.limits)
 
     def waits(self) -> str:
         """Who waits for what, in words: ``12 in policy.sample, 1 in env.step``."""
         counts = Counter(self.waiting.values())
-        return ", ".join(f"{n} in {where}" for where, n in counts.most_common()) or "nothing is awaited"
+        said = ", ".join(f"{n} in {where}" for where, n in counts.most_common()) or "nothing is awaited"
+        away = "" if self.retries is None else self.retries.breakers.why()
+        return f"{said}; {away}" if away else said
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,11 +86,23 @@ class Ticket:
     """Training step; None outside training."""
 
 
+class Elsewhere(Protocol):
+    """Another process that plays episodes and judges them, as `play` and `score` do it here."""
+
+    async def play_one(self, stage: Stage, ticket: Ticket) -> Episode:
+        """Plays one episode to its end. It is not scored yet."""
+        ...
+
+    async def score_group(self, stage: Stage, group: EpisodeGroup, seconds: float) -> EpisodeGroup:
+        """The group with rewards, for which the rubric has so many seconds."""
+        ...
+
+
 @runtime_checkable
 class GroupPlayer(Protocol):
     """How the attempts of a group come about, for one run; see `phronesis.reason.players`."""
 
-    async def play(self, stage: Stage, name: str, tickets: Sequence[Ticket], gate: asyncio.Semaphore) -> EpisodeGroup:
+    async def play(self, stage: Stage, name: str, tickets: Sequence[Ticket], gate: Gate) -> EpisodeGroup:
         """One group, scored.
 
         Args:
@@ -105,6 +137,8 @@ async def play(stage: Stage, ticket: Ticket) -> Episode:
     Raises:
         asyncio.CancelledError: the caller gave up; environments are closed first.
     """
+    if stage.elsewhere is not None:
+        return await stage.elsewhere.play_one(stage, ticket)
     attempt = open_attempt(stage, ticket)
 
     async def begin() -> EpisodeSession:
@@ -120,10 +154,10 @@ def open_attempt(stage: Stage, ticket: Ticket) -> Attempt:
     return Attempt(
         task=ticket.task,
         seed=ticket.seed,
-        make_env=stage.spec.make,
+        make_env=lambda: stage.spec.of(ticket.task).make(),
         policy=stage.policy,
         chat=stage.chat,
-        limits=stage.limits,
+        limits=stage.limits_of(ticket.task),
         sampling=stage.sampling,
         key=ticket.id,
         waiting=stage.waiting,
@@ -184,14 +218,10 @@ async def score(spec: EnvSpec, group: EpisodeGroup, seconds: float = Limits().ru
         if is_cancelled(error):
             raise
         late = isinstance(error, TimeoutError) and deadline.expired()
-        failure = hung("rubric.score", seconds) if late else describe("rubric.score", error)
-        episodes = tuple(
-            e if e.stop.is_fault else msgspec.structs.replace(e, stop=Stop.env_fault, failure=failure) for e in group.episodes
-        )
-    else:
-        episodes = tuple(
-            e if e.stop.is_fault else msgspec.structs.replace(e, reward=r) for e, r in zip(group.episodes, rewards, strict=True)
-        )
+        return faulted(group, hung(RUBRIC, seconds) if late else describe(RUBRIC, error))
+    episodes = tuple(
+        e if e.stop.is_fault else msgspec.structs.replace(e, reward=r) for e, r in zip(group.episodes, rewards, strict=True)
+    )
     return msgspec.structs.replace(group, episodes=episodes)
 
 
@@ -242,7 +272,7 @@ async def play_groups(
     step: int | None = None,
     stream_name: str | None = None,
     first: int = 0,
-    concurrency: int = 256,
+    concurrency: int | Gates = 256,
     on_episode: Callable[[Episode], None] | None = None,
     player: GroupPlayer | None = None,
 ) -> list[EpisodeGroup]:
@@ -253,15 +283,15 @@ async def play_groups(
         name: what the episodes are for, e.g. ``train`` or ``heldout_after``; part of their ids.
         stream_name: names the seeds, so that two plays with other names can share them; None means `name`.
         first: number of the first group, for a step that plays several times.
-        concurrency: most episodes in flight.
+        concurrency: most episodes in flight, or the gates they go through.
         on_episode: called with each scored episode as its group finishes.
         player: how the attempts of a group come about; None plays each by itself, from the start.
     """
-    gate = asyncio.Semaphore(concurrency)
+    gates = Gates(concurrency) if isinstance(concurrency, int) else concurrency
     naming = Naming(name=name, seed=seed, size=size, step=step, stream_name=stream_name)
 
     async def group(g: int, task: Task) -> EpisodeGroup:
-        scored = await play_group(stage, naming.tickets(g, task), gate, player)
+        scored = await play_group(stage, naming.tickets(g, task), gates.of(task), player)
         for episode in scored.episodes:
             if on_episode is not None:
                 on_episode(episode)
@@ -298,9 +328,7 @@ class Naming:
         ]
 
 
-async def play_group(
-    stage: Stage, tickets: Sequence[Ticket], gate: asyncio.Semaphore, player: GroupPlayer | None = None
-) -> EpisodeGroup:
+async def play_group(stage: Stage, tickets: Sequence[Ticket], gate: Gate, player: GroupPlayer | None = None) -> EpisodeGroup:
     """Plays one group and scores it.
 
     Args:
@@ -314,10 +342,68 @@ async def play_group(
     if player is not None:
         return await player.play(stage, id, tickets, gate)
 
-    async def member(ticket: Ticket) -> Episode:
+    episodes = await asyncio.gather(*(play_again(stage, t, gate) for t in tickets))
+    episodes += await asyncio.gather(*(play_again(stage, t, gate) for t in _refills(stage, tickets, episodes)))
+    finished = EpisodeGroup(id=id, task=first.task, episodes=tuple(episodes))
+    return await judge(stage, finished)
+
+
+async def play_again(stage: Stage, ticket: Ticket, gate: Gate) -> Episode:
+    """Plays one episode through the gate; one that faults again, from the start, as often as the stage allows. It is not
+    scored yet.
+
+    Raises:
+        asyncio.CancelledError: the caller gave up; environments are closed first.
+        SourceDown: the run cannot do without what fails all the time.
+    """
+    if stage.retries is None:
         async with gate:
             return await play(stage, ticket)
+    sources = (ticket.task.env, POLICY)
+    work = Work(id=ticket.id, group=ticket.group or ticket.id, sources=sources, gate=gate, waiting=stage.waiting)
+    played = await stage.retries.run(work, lambda: play(stage, ticket), episode_fault)
+    if isinstance(played, Episode):
+        return played
+    return Episode(
+        id=ticket.id, task=ticket.task, seed=ticket.seed, stop=Stop.infra_fault, failure=played, group=ticket.group,
+        step=ticket.step,
+    )  # fmt: skip
 
-    episodes = await asyncio.gather(*(member(t) for t in tickets))
-    finished = EpisodeGroup(id=id, task=first.task, episodes=tuple(episodes))
-    return await score(stage.spec, finished, stage.limits.rubric_seconds)
+
+async def judge(stage: Stage, group: EpisodeGroup) -> EpisodeGroup:
+    """The group with rewards, see `score`; a rubric that fails is asked again as often as the stage allows."""
+    seconds = stage.limits_of(group.task).rubric_seconds
+    if stage.retries is None:
+        return await _score(stage, group, seconds)
+    work = Work(id=f"{group.id}/rubric", group=group.id, sources=(rubric_of(group.task.env),), waiting=stage.waiting)
+    judged = await stage.retries.run(work, lambda: _score(stage, group, seconds), rubric_fault)
+    return judged if isinstance(judged, EpisodeGroup) else faulted(group, judged)
+
+
+async def _score(stage: Stage, group: EpisodeGroup, seconds: float) -> EpisodeGroup:
+    if stage.elsewhere is not None:
+        return await stage.elsewhere.score_group(stage, group, seconds)
+    return await score(stage.spec, group, seconds)
+
+
+def faulted(group: EpisodeGroup, failure: Failure) -> EpisodeGroup:
+    """The group as one nobody could judge: every episode that is none yet becomes an environment fault."""
+    episodes = tuple(
+        e if e.stop.is_fault else msgspec.structs.replace(e, stop=Stop.env_fault, failure=failure) for e in group.episodes
+    )
+    return msgspec.structs.replace(group, episodes=episodes)
+
+
+def _refills(stage: Stage, tickets: Sequence[Ticket], episodes: Sequence[Episode]) -> list[Ticket]:
+    """Others to play besides those that still fault, where the stage wants that and its budget allows it."""
+    retries = stage.retries
+    if retries is None or retries.config.incomplete != "refill":
+        return []
+    missing = {e.id for e in faulty(episodes)}
+    found = [
+        replace(t, id=refill_id(t.id), seed=stream(t.seed, "refill"))
+        for t in tickets
+        if t.id in missing and retries.budget.spend()
+    ]
+    retries.count("refilled", len(found))
+    return found

@@ -7,7 +7,6 @@ that it is not.
 
 from __future__ import annotations
 
-import asyncio
 from dataclasses import replace as replace_data
 from typing import NamedTuple
 
@@ -17,6 +16,7 @@ from phronesis.env import Env, EnvSpec, Expert, Legal, Snapshots
 from phronesis.errors import ConfigError, EnvFault
 from phronesis.policy import prompt_crc
 from phronesis.records import Episode, Failure, Message, Reply, Stop, Task
+from phronesis.rollout.gates import Gate
 from phronesis.rollout.play import Stage, Ticket, finish, open_attempt
 from phronesis.rollout.session import REPLAY_DIFFERS, Attempt, Begun, EpisodeOver, EpisodeSession
 
@@ -46,7 +46,7 @@ class Scout(NamedTuple):
 class PlayOn:
     """Plays on from inside episodes on a stage, and counts the environment steps that bringing worlds there took."""
 
-    def __init__(self, stage: Stage, gate: asyncio.Semaphore) -> None:
+    def __init__(self, stage: Stage, gate: Gate) -> None:
         """
         Args:
             stage: what the episodes were played on.

@@ -16,6 +16,7 @@ import time
 from collections.abc import Sequence
 
 from phronesis.rollout.play import check_played, play_group
+from phronesis.train import worlds
 from phronesis.train.ages import age_metrics
 from phronesis.train.buffer import Buffer, Started
 from phronesis.train.dynamic import Sampled
@@ -71,7 +72,7 @@ class Playing:
     def __init__(self, loop: Loop, buffer: Buffer):
         """Starts again what a checkpoint says was being played."""
         self._loop, self._buffer = loop, buffer
-        self._gate = asyncio.Semaphore(loop.config.concurrency)
+        self._gates = worlds.gates(loop.config)
         self._tasks: set[asyncio.Task[None]] = set()
         self._news = asyncio.Event()
         self._exhausted = False
@@ -138,7 +139,7 @@ class Playing:
 
     async def _play(self, entry: Started) -> None:
         wanted = tickets(self._loop.config, entry.number, entry.task)
-        group = await play_group(self._loop.stage, wanted, self._gate)
+        group = await play_group(self._loop.stage, wanted, self._gates.of(entry.task), self._loop.player)
         for episode in group.episodes:
             self._loop.run.append(episode)
         self._buffer.finish(entry.number, group)

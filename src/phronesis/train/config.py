@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from msgspec import Struct
 
 from phronesis.chat.format import Retention
@@ -20,22 +18,18 @@ from phronesis.models.lora import LoraConfig
 from phronesis.models.tiny import TinyModel
 from phronesis.reason.players.build import Alone, PlayerConfig
 from phronesis.rollout.limits import Limits, Sampling
+from phronesis.rollout.retries import RetryConfig
 from phronesis.train.asynchrony import AsyncConfig
 from phronesis.train.batching import BatchConfig
 from phronesis.train.critic import CriticConfig
 from phronesis.train.dynamic import DynamicConfig
 from phronesis.train.learner import LearnerConfig
 from phronesis.train.lessons.build import LessonConfig
+from phronesis.train.sources import EnvChoice, SourceConfig
 from phronesis.train.supervised import SupervisedConfig
+from phronesis.train.workers import ClusterConfig
 
-
-class EnvChoice(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Which environment, and its dials."""
-
-    name: str = "ledger"
-    """Built-in name, entry point, or import path ``package.module:make``."""
-    args: dict[str, Any] = {}
-    """Keyword arguments of the environment's factory."""
+__all__ = ["EnvChoice", "EvalConfig", "ModelConfig", "PrimeConfig", "RunConfig", "SourceConfig", "needs_siblings"]
 
 
 class ModelConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -87,6 +81,8 @@ class RunConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Every random number of the run derives from it."""
     env: EnvChoice = EnvChoice()
     """What is played."""
+    sources: dict[str, SourceConfig] = {}
+    """Several environments at once, by names of your own, instead of `env`; each with its share of the run."""
     model: ModelConfig = ModelConfig()
     """Who plays."""
     lora: LoraConfig | None = None
@@ -94,6 +90,8 @@ class RunConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     primed whole and adapted from then on; adapters of a given model are primed, too."""
     limits: Limits = Limits()
     """What an episode may use."""
+    retry: RetryConfig = RetryConfig()
+    """How often an episode that ended in a fault is played again, and when its source is left alone for a while."""
     engine: EngineConfig = EngineConfig()
     """Limits of the engine that samples, and how it computes."""
     sampling: Sampling = Sampling()
@@ -115,6 +113,8 @@ class RunConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Which training task comes next; evaluation takes them as listed."""
     asynchrony: AsyncConfig | None = None
     """Play while the policy learns; None plays and learns in turns."""
+    cluster: ClusterConfig | None = None
+    """Play in worker processes of a Ray cluster, on this machine or others; None plays in this process."""
     dynamic: DynamicConfig | None = None
     """Replace groups whose episodes all earned the same (DAPO); None learns from what comes."""
     credit: CreditConfig | str = TrajectoryCredit()
@@ -153,6 +153,9 @@ class RunConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
             ConfigError: names the fields and what to change.
         """
         self.limits.validate()
+        self.retry.validate()
+        if self.sources:
+            self._validate_sources()
         if self.engine.vllm is not None:
             self.engine.vllm.validate()
         self.sampling.validate(training=self.steps > 0)
@@ -188,11 +191,43 @@ class RunConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
             )
         if self.asynchrony is not None:
             self._validate_asynchrony()
+        if self.cluster is not None:
+            self._validate_cluster(self.cluster)
+        if self.batch.repair and self.retry.incomplete != "learn_from_rest":
+            raise ConfigError(
+                f"batch.repair fills the places of faulty episodes with copies, and retry.incomplete {self.retry.incomplete!r} "
+                'decides otherwise; leave one of them out'
+            )
         if self.groups * self.group_size % self.learner.minibatches:
             raise ConfigError(
                 f"groups x group_size = {self.groups * self.group_size} episodes do not divide into "
                 f"learner.minibatches = {self.learner.minibatches}"
             )
+
+    def _validate_sources(self) -> None:
+        """Refuses sources that cannot work, and what asks for one environment."""
+        for name, source in self.sources.items():
+            source.validate(name)
+        if not any(source.share for source in self.sources.values()):
+            raise ConfigError("every source has share 0, so there is nothing to train on; give one of them a share")
+        alone = {
+            "env": self.env != EnvChoice(),
+            "tasks": self.tasks != Listed(),
+            "lesson": self.lesson is not None,
+            "gateway": self.gateway is not None,
+            "player": not isinstance(self.player, Alone),
+        }
+        for name in (name for name, chosen in alone.items() if chosen):
+            raise ConfigError(
+                f"a run with sources plays several environments, and {name} is for one; leave out {name}, or the sources"
+            )
+
+    def _validate_cluster(self, cluster: ClusterConfig) -> None:
+        """Refuses what only this process can play."""
+        cluster.validate()
+        here = {"gateway": self.gateway is not None, "player": not isinstance(self.player, Alone)}
+        for name in (name for name, chosen in here.items() if chosen):
+            raise ConfigError(f"workers of a cluster play every attempt from its start; leave out {name}, or cluster")
 
     def _validate_asynchrony(self) -> None:
         """Refuses what plays or learns by the step and so has no meaning while groups come and go."""

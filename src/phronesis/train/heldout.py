@@ -14,6 +14,7 @@ from phronesis.rollout.limits import Sampling
 from phronesis.rollout.play import GroupPlayer
 from phronesis.store.index import Where
 from phronesis.store.run import RunWriter
+from phronesis.train import worlds
 from phronesis.train.config import RunConfig
 from phronesis.train.phases import Phases, Timing
 from phronesis.train.progress import Listener, Progress
@@ -50,7 +51,7 @@ class HeldOut:
             stage = policy.stage(self.spec, self.config, Sampling(temperature=0.0 if mode == "greedy" else 1.0))
             told = self._counter(name, len(tasks))
             playing = evaluate(
-                stage, tasks, seed=self.config.seed, name=name, concurrency=self.config.concurrency, on_episode=told,
+                stage, tasks, seed=self.config.seed, name=name, concurrency=worlds.gates(self.config), on_episode=told,
                 player=self.player,
             )  # fmt: skip
             found, _ = await Heartbeat(name).watch(playing, stage.waits)
@@ -99,4 +100,5 @@ class HeldOut:
             "heldout/reward": found.mean_reward,
             "heldout/episodes": float(found.n),
         }
+        values |= {f"source/{name}/heldout_success": success for name, (success, _) in found.by_source.items()}
         self.writer.metrics(step, values)

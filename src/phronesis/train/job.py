@@ -11,13 +11,16 @@ import torch
 from msgspec.structs import replace
 
 from phronesis import credit
+from phronesis.alive.watchdog import Watchdog
+from phronesis.data.mixture import Mixture
 from phronesis.data.sources import SpecTasks
 from phronesis.env import EnvSpec
-from phronesis.envs import registry
 from phronesis.errors import ConfigError, TrainingError
 from phronesis.reason.players import build as players
 from phronesis.rollout.prefix import check_world
+from phronesis.rollout.waiting import Waiting
 from phronesis.store.run import Run, RunWriter
+from phronesis.train import worlds
 from phronesis.train.async_loop import train_async
 from phronesis.train.config import EnvChoice, RunConfig
 from phronesis.train.crediting import check_critic
@@ -27,9 +30,10 @@ from phronesis.train.lint import lint, refuse
 from phronesis.train.loop import Loop, train
 from phronesis.train.outside import agents_outside, check_outside
 from phronesis.train.phases import Phases, Timing
-from phronesis.train.progress import Listener, Progress, silent
+from phronesis.train.progress import Listener, Progress, heard, silent
 from phronesis.train.seat import Seat
 from phronesis.train.state import RunState
+from phronesis.train.steering import Steering
 from phronesis.train.summary import Summary, summarise_run
 from phronesis.train.teacher import check_teacher, taught
 
@@ -56,13 +60,16 @@ def run(
     """
     config.validate()
     if spec is None:
-        spec = registry.get(config.env.name, config.env.args)
+        spec = worlds.world(config)
+    elif config.sources:
+        raise ConfigError("a run with sources names its environments; it cannot take another one by hand")
     elif config.env == EnvChoice():
         config = replace(config, env=EnvChoice(name=spec.name))
     check(config, spec)
     if config.threads is not None:
         torch.set_num_threads(config.threads)
-    with Run.create(out, config, resume=resume, success={spec.name: spec.success}) as writer:
+    marks = {s.name: s.success for s in spec.parts.values() or (spec,)}
+    with Run.create(out, config, resume=resume, success=marks) as writer:
         try:
             if resume:
                 writer.event("resume", "continuing an interrupted run")
@@ -70,7 +77,9 @@ def run(
                 for finding in lint(config):
                     log.warning("%s", finding.line)
                     writer.event("lint", finding.line, rule=finding.rule, severity=finding.severity)
-            return asyncio.run(_Job(config, spec, writer, listener).run())
+            with Watchdog(writer.path, "train", signs=lambda: Waiting.calls) as watchdog:
+                job = _Job(config, spec, writer, heard(watchdog.told, listener))
+                return asyncio.run(watchdog.guard(job.run()))
         except Exception as error:
             writer.event("failure", f"{type(error).__name__}: {error}")
             raise
@@ -90,12 +99,12 @@ def check(config: RunConfig, spec: EnvSpec) -> None:
     check_outside(config, spec)
     if config.prime is not None and spec.demonstrate is None:
         raise ConfigError(f'environment {spec.name!r} has no demonstrations to prime on; set prime = "none"')
-    config.tasks.source(spec, "train", config.seed)
+    worlds.tasks(config, spec)
     if config.evaluation.tasks:
         SpecTasks(spec, "heldout", config.seed)
     if players.build(config.player) is not None:
         asyncio.run(check_world(spec, SpecTasks(spec, "train", config.seed).draw(1)[0], config.seed))
-    rule = credit.build(config.credit)
+    rule = worlds.rule(config)
     check_critic(rule, config.critic)
     check_teacher(rule)
     if config.lesson is not None and config.steps:
@@ -145,6 +154,8 @@ class _Job:
         async def after_step(done: int, metrics: dict[str, float]) -> None:
             nonlocal began
             self.listener(Progress(phase="train", done=done, total=config.steps, values=metrics))
+            if steering is not None:
+                steering.look()
             every = config.evaluation.every
             if every and done % every == 0 and done < config.steps:
                 self.timing.add("train", began)
@@ -155,6 +166,10 @@ class _Job:
                 self.timing.add("train", began)  # here, so that a resumed run adds up
                 began = time.monotonic()
 
+        source = self.state.source
+        steering = Steering(source, self.writer) if isinstance(source, Mixture) else None
+        if steering is not None:
+            steering.look()
         stage = policy.stage(self.spec, config, config.sampling)
         ground = Ground(
             stage=stage,

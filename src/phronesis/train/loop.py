@@ -15,11 +15,12 @@ from typing import NamedTuple
 from phronesis.credit.rule import CreditRule
 from phronesis.env import TaskSource
 from phronesis.errors import ConfigError
-from phronesis.log import Heartbeat
+from phronesis.log import Heartbeat, doing
 from phronesis.records import Batch, Credit, Episode, EpisodeGroup
 from phronesis.rollout.play import GroupPlayer, LeavesOut, Stage, check_played, play_groups
 from phronesis.rollout.rerun import Reruns
 from phronesis.store.run import RunWriter
+from phronesis.train import worlds
 from phronesis.train.batching import build_batch
 from phronesis.train.config import RunConfig
 from phronesis.train.crediting import assign
@@ -120,7 +121,7 @@ async def learn(loop: Loop, step: int, sampled: Sampled) -> Learned:
         loop.source.report(group.task, group)
     if loop.lesson is None:
         batch = build_batch(groups, credits, loop.config.batch)
-        update = await _update_aside(loop.learner, batch) if loop.aside else loop.learner.update(batch)
+        update = await _update_aside(loop.learner, batch) if loop.aside else _update(loop.learner, batch)
     else:
         learning = loop.lesson.learn(step, groups, credits)
         update, said = await loop.heartbeat(step, "lesson").watch(learning, loop.stage.waits)
@@ -128,10 +129,15 @@ async def learn(loop: Loop, step: int, sampled: Sampled) -> Learned:
     return Learned(update, credits, extra, warming)
 
 
+def _update(learner: Learner, batch: Batch) -> UpdateMetrics:
+    with doing("update"):
+        return learner.update(batch)
+
+
 async def _update_aside(learner: Learner, batch: Batch) -> UpdateMetrics:
     """An update in a thread; a run that is stopped meanwhile (Ctrl-C) does not wait for all of it."""
     try:
-        return await asyncio.to_thread(learner.update, batch)
+        return await asyncio.to_thread(_update, learner, batch)
     except asyncio.CancelledError:
         learner.abandon()
         raise
@@ -161,7 +167,7 @@ async def play_step(loop: Loop, step: int) -> Sampled:
         begun += n * config.group_size
         groups = await play_groups(
             loop.stage, loop.source.draw(n), size=config.group_size, seed=config.seed, name="train", step=step, first=first,
-            concurrency=config.concurrency, on_episode=store, player=loop.player,
+            concurrency=worlds.gates(config), on_episode=store, player=loop.player,
         )  # fmt: skip
         check_played(f"step {step}", episodes)
         return groups

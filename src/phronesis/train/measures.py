@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from statistics import fmean, pstdev
+from statistics import fmean, median, pstdev
 
 from phronesis.env import EnvSpec
 from phronesis.evals.run import succeeded
@@ -34,7 +34,26 @@ def episode_metrics(spec: EnvSpec, groups: Sequence[EpisodeGroup], credits: Sequ
     }
     if credits:
         metrics["signal/zero_variance"] = fmean(c.zero_variance for c in credits)
-    return metrics | _counted(credits) | _rewards(spec, attempts) | _entropies(episodes)
+    by_source = _by_source(spec, groups) if spec.parts else {}
+    return metrics | _counted(credits) | _rewards(spec, attempts) | _entropies(episodes) | by_source
+
+
+def _by_source(spec: EnvSpec, groups: Sequence[EpisodeGroup]) -> dict[str, float]:
+    """How every source of tasks did in the step; one without groups has its share alone, 0."""
+    found: dict[str, float] = {}
+    for name in spec.parts:
+        mine = [g for g in groups if g.task.env == name]
+        found |= {f"source/{name}/share": len(mine) / len(groups), f"source/{name}/groups": float(len(mine))}
+        attempts = [a for g in mine for e in g.episodes for a in split(e)]
+        if not attempts:
+            continue
+        found[f"source/{name}/faults"] = fmean(a.stop.is_fault for a in attempts)
+        found[f"time/source/{name}"] = median(a.seconds for a in attempts)
+        rewards = [a.reward.value for a in attempts if a.reward is not None and a.reward.value is not None]
+        if rewards:
+            found[f"source/{name}/reward"] = fmean(rewards)
+            found[f"source/{name}/success"] = fmean(ok for a in attempts if (ok := succeeded(spec, a)) is not None)
+    return found
 
 
 def _counted(credits: Sequence[Credit]) -> dict[str, float]:

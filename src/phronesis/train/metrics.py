@@ -50,6 +50,15 @@ _DEFINED = (
         "Comparisons of unequal rewards that MaxRL gave up, since their mean was not above 0.",
         "sum",
     ),
+    # several sources at once
+    _metric("source/*/share", "share", "Share of the step's groups that came from this source of tasks."),
+    _metric("source/*/groups", "groups", "Groups of this source in the step.", "sum"),
+    _metric("source/*/reward", "reward", "Mean reward of this source's scored episodes in the step; faults are left out."),
+    _metric("source/*/success", "share", "Share of this source's scored episodes in the step that succeed."),
+    _metric("source/*/faults", "share", "Share of this source's episodes in the step that ended in a fault."),
+    _metric("time/source/*", "seconds", "Median wall-clock time of this source's episodes in the step."),
+    _metric("source/*/playing", "groups", "Groups of this source that play, after the step.", "last"),
+    _metric("source/*/heldout_success", "share", "Share of held-out episodes of this source that succeed."),
     # what it does
     _metric("episode/count", "episodes", "Episodes played in the step.", "sum"),
     _metric("episode/turns", "turns", "Mean number of policy calls per episode."),
@@ -265,7 +274,20 @@ _DEFINED = (
 )
 
 METRICS: dict[str, Metric] = {m.key: m for m in _DEFINED}
-"""All definitions by key."""
+"""All definitions by key; ``*`` in a key stands for a name of the run's own, e.g. of a source of tasks."""
+
+
+def definition(key: str) -> Metric | None:
+    """What a metric means; None where nobody said.
+
+    >>> definition("source/my-wiki/share").unit
+    'share'
+    """
+    if key in METRICS:
+        return METRICS[key]
+    first, _, rest = key.partition("/")
+    middle, _, last = rest.rpartition("/")
+    return METRICS.get(f"{first}/*/{last}", METRICS.get(f"{first}/{middle.partition('/')[0]}/*")) if middle else None
 
 
 def undefined(keys: Iterable[str]) -> tuple[str, ...]:
@@ -274,4 +296,4 @@ def undefined(keys: Iterable[str]) -> tuple[str, ...]:
     >>> undefined(["reward/mean", "reward/meen"])
     ('reward/meen',)
     """
-    return tuple(sorted(set(keys) - METRICS.keys()))
+    return tuple(sorted(key for key in set(keys) if definition(key) is None))

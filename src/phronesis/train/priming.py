@@ -76,9 +76,9 @@ async def _made(spec: EnvSpec, what: str, index: int, made: Awaitable[Conversati
 
 
 async def _opening(spec: EnvSpec, seed: int, index: int) -> Conversation:
-    env = spec.make()
+    task = spec.task("train", index % (spec.sizes["train"] or SAMPLE))
+    env = spec.of(task).make()
     try:
-        task = spec.task("train", index % (spec.sizes["train"] or SAMPLE))
         reply = validate_reply(await env.reset(task, stream(seed, "opening", index)), opening=True)
     finally:
         await env.close()

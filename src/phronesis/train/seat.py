@@ -24,7 +24,7 @@ from phronesis.models.lora import Adapters
 from phronesis.models.opening import save_model
 from phronesis.models.tokenizer import decode, save_tokenizer
 from phronesis.reason.react import ReAct
-from phronesis.rollout.limits import Sampling
+from phronesis.rollout.limits import Limits, Sampling
 from phronesis.rollout.play import Stage
 from phronesis.seeding import stream
 from phronesis.train.config import RunConfig
@@ -55,13 +55,15 @@ class Seat:
 
     def stage(self, spec: EnvSpec, config: RunConfig, sampling: Sampling) -> Stage:
         """A stage on which this policy plays."""
-        limits = config.limits
-        if limits.context is None:
-            limits = replace(limits, context=self.decoder.max_positions)
+        own = {name: self._fitted(s.limits) for name, s in config.sources.items() if s.limits is not None}
         return Stage(
-            spec=spec, policy=self.engine, chat=self.chat, agent=ReAct(), limits=limits, sampling=sampling,
-            vocabulary=self.decoder.vocab_size,
+            spec=spec, policy=self.engine, chat=self.chat, agent=ReAct(), limits=self._fitted(config.limits), own_limits=own,
+            sampling=sampling, vocabulary=self.decoder.vocab_size,
         )  # fmt: skip
+
+    def _fitted(self, limits: Limits) -> Limits:
+        """Limits with the context the policy has, where they name none."""
+        return limits if limits.context is not None else replace(limits, context=self.decoder.max_positions)
 
     def push(self) -> None:
         """Gives the learner's weights to the engine; between two updates only."""

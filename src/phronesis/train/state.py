@@ -19,6 +19,7 @@ from phronesis.data.traces import encode_all
 from phronesis.engine.vllm.fleet import Fleet
 from phronesis.env import EnvSpec
 from phronesis.errors import ConfigError, RunFolderError
+from phronesis.log import doing
 from phronesis.models import lora, peft_files
 from phronesis.models.causal import LanguageModel
 from phronesis.models.decoder import Decoder
@@ -33,7 +34,7 @@ from phronesis.rollout.play import Stage, Ticket, play
 from phronesis.seeding import stream
 from phronesis.store.disk import make_folder, sync
 from phronesis.store.run import RunWriter
-from phronesis.train import checkpoint, under_way
+from phronesis.train import checkpoint, under_way, worlds
 from phronesis.train.buffer import Buffer
 from phronesis.train.config import RunConfig
 from phronesis.train.phases import Timing
@@ -81,8 +82,8 @@ class RunState:
         self.config, self.spec, self.writer, self.listener, self.timing = config, spec, writer, listener, timing
         self.folder = writer.layout.checkpoints
         self.hash = config_hash(config)
-        self.source = config.tasks.source(spec, "train", config.seed)
-        self.credit = credit.build(config.credit)
+        self.source = worlds.tasks(config, spec)
+        self.credit = worlds.rule(config)
         self.player = players.build(config.player)
         self.buffer = None if config.asynchrony is None else Buffer.of(config.groups, config.asynchrony)
         vllm = config.engine.vllm
@@ -112,7 +113,8 @@ class RunState:
             log.info("continuing from step %d of %d", step, self.config.steps)
             return policy, step
         began = time.monotonic()
-        tokenizer, decoder, shown = await self._make()
+        with doing("make"):
+            tokenizer, decoder, shown = await self._make()
         given = self.config.model.path is not None
         adapters = self._adapt(decoder) if given else None
         policy = seat(self.config, tokenizer, decoder, adapters=adapters, fleet=self.fleet)
@@ -145,6 +147,7 @@ class RunState:
         alone = replace(self.config, asynchrony=None)
         return seat(alone, load_tokenizer(self.folder / TOKENIZER), first.decoder, fleet=self.fleet)
 
+    @doing("checkpoint")
     def save(self, policy: Seat, step: int) -> None:
         """Saves a checkpoint, after what was played and measured before it: no power cut leaves only the checkpoint."""
         self.writer.sync()
@@ -190,6 +193,7 @@ class RunState:
         tokenizer = make_tokenizer(shown, model.vocab_size)
         return tokenizer, tiny(model.tiny, len(tokenizer), self.config.seed), shown
 
+    @doing("prime")
     def _prime(self, policy: Seat, shown: Demonstrations) -> None:
         prime, began = self.config.prime, time.monotonic()
         if prime is None:

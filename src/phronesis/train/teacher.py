@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import cast
 
 import torch
 
 from phronesis.credit.judged.teacher import NeedsTeacher
 from phronesis.credit.judged.uncertainty import NeedsDoubts, measured
+from phronesis.credit.routed import RoutedCredit
 from phronesis.credit.rule import CreditRule, TokenValues, members
 from phronesis.errors import ConfigError
 from phronesis.losses import entropy
@@ -95,6 +97,8 @@ def taught(rule: CreditRule, student: LanguageModel) -> CreditRule:
         ConfigError: its vocabulary is not the student's.
         CheckpointError: it cannot be loaded.
     """
+    if isinstance(rule, RoutedCredit):
+        return rule.bound(partial(taught, student=student))
     if isinstance(rule, NeedsDoubts):
         return rule.with_doubts(Doubter(student))
     if not isinstance(rule, NeedsTeacher):
@@ -114,5 +118,8 @@ def check_teacher(rule: CreditRule) -> None:
     Raises:
         CheckpointError: no model can be read where the rule says.
     """
+    if isinstance(rule, RoutedCredit):
+        for part in (rule.rest, *rule.rules.values()):
+            check_teacher(part)
     if isinstance(rule, NeedsTeacher):
         checkpoint.read_config(rule.teacher)

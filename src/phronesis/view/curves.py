@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from phronesis.evals.statistics import wilson
-from phronesis.train.metrics import METRICS
+from phronesis.train.metrics import METRICS, definition
 from phronesis.view.alarms import MISMATCH_NATS
 from phronesis.view.chart import Chart, Line, Tone
 from phronesis.view.folder import Run
@@ -85,7 +85,7 @@ def groups(run: Run) -> tuple[Group, ...]:
 def others(run: Run) -> tuple[Chart, ...]:
     """Defined metrics that no chart of `groups` shows."""
     shown = {key for group in SHOWN for key in group}
-    return tuple(_chart(run, key, key) for key in sorted(run.series) if key in METRICS and key not in shown)
+    return tuple(_chart(run, key, key) for key in sorted(run.series) if definition(key) is not None and key not in shown)
 
 
 SHOWN: tuple[tuple[str, ...], ...] = (
@@ -120,7 +120,8 @@ def _chart(
     references: Sequence[tuple[str, float]] = (),
 ) -> Chart:
     """A chart of one metric and of others with the same unit."""
-    metric = METRICS[key]
+    metric = definition(key)
+    assert metric is not None, key
     keys = [(key, first or title.lower()), *more]
     lines = [Line(label=label, points=run.series.get(k, []), tone=_TONES[i]) for i, (k, label) in enumerate(keys)]
     return Chart(

@@ -5,7 +5,6 @@ Source: Agentic Reinforced Policy Optimization, arXiv 2507.19849; formula [arpo]
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Sequence
 from math import log
 from statistics import fmean
@@ -17,6 +16,7 @@ from phronesis.errors import ConfigError
 from phronesis.reason.players.account import Account
 from phronesis.reason.players.branching import Brood, Wish, joins_not
 from phronesis.records import Episode, EpisodeGroup, Turn
+from phronesis.rollout.gates import Gate
 from phronesis.rollout.play import GroupPlayer, Stage, Ticket
 from phronesis.seeding import rng
 
@@ -73,7 +73,7 @@ class _ARPO:
     def __init__(self, config: ARPOPlayer) -> None:
         self.config, self.account = config, Account()
 
-    async def play(self, stage: Stage, name: str, tickets: Sequence[Ticket], gate: asyncio.Semaphore) -> EpisodeGroup:
+    async def play(self, stage: Stage, name: str, tickets: Sequence[Ticket], gate: Gate) -> EpisodeGroup:
         config, account = self.config, self.account
         config.check(len(tickets))
         if stage.vocabulary is None:

@@ -10,6 +10,7 @@ from typing import NamedTuple
 from phronesis.reason.players.account import Account
 from phronesis.records import Episode, EpisodeGroup
 from phronesis.rollout.forks import join, own_turns
+from phronesis.rollout.gates import Gate
 from phronesis.rollout.play import Stage, Ticket, play, score
 from phronesis.rollout.prefix import Cut, PlayOn, check_replay
 from phronesis.seeding import stream
@@ -36,7 +37,7 @@ class Brood:
     nothing of its own: it is counted as ``cut_off``, and is no attempt of the group.
     """
 
-    def __init__(self, stage: Stage, gate: asyncio.Semaphore, account: Account) -> None:
+    def __init__(self, stage: Stage, gate: Gate, account: Account) -> None:
         self.stage = stage
         self.families: list[list[Episode]] = []
         """Attempts by family; the fresh one first."""

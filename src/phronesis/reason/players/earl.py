@@ -20,6 +20,7 @@ from phronesis.reason.players.account import Account
 from phronesis.reason.players.routes import Route, place, routes
 from phronesis.records import Episode, EpisodeGroup
 from phronesis.rollout.forks import own_turns
+from phronesis.rollout.gates import Gate
 from phronesis.rollout.play import GroupPlayer, Stage, Ticket, play, score
 from phronesis.rollout.prefix import Cut, PlayOn, check_replay
 from phronesis.seeding import rng, stream
@@ -76,7 +77,7 @@ class EARL:
         """What forcing each route has brought lately; the same for all groups that are played at once."""
         self._names: dict[str, str] = {}
 
-    async def play(self, stage: Stage, name: str, tickets: Sequence[Ticket], gate: asyncio.Semaphore) -> EpisodeGroup:
+    async def play(self, stage: Stage, name: str, tickets: Sequence[Ticket], gate: Gate) -> EpisodeGroup:
         """One group; see `GroupPlayer.play`."""
 
         async def free(ticket: Ticket) -> Episode:

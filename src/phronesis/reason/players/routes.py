@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -10,6 +9,7 @@ from phronesis.chat.format import ChatFormat
 from phronesis.env import Legal
 from phronesis.errors import ConfigError
 from phronesis.records import Episode, Message, Stop, ToolCall, Turn
+from phronesis.rollout.gates import Gate
 from phronesis.rollout.play import Stage, Ticket, open_attempt
 from phronesis.rollout.session import EpisodeOver, EpisodeSession
 
@@ -57,7 +57,7 @@ def place(turn: Turn) -> int | None:
     return None if ends and at >= len(turn.completion) else at
 
 
-async def routes(stage: Stage, episode: Episode, gate: asyncio.Semaphore) -> tuple[Route, ...]:
+async def routes(stage: Stage, episode: Episode, gate: Gate) -> tuple[Route, ...]:
     """What the world offers: the tools of its opening; where it has none, the actions it lists as legal after a reset.
 
     Raises:

@@ -15,6 +15,7 @@ from msgspec.structs import replace
 from phronesis.credit.rule import value_of
 from phronesis.errors import ConfigError
 from phronesis.records import Episode, EpisodeGroup
+from phronesis.rollout.gates import Gate
 from phronesis.rollout.play import GroupPlayer, Stage, Ticket, play, score
 from phronesis.rollout.screening import screened
 
@@ -64,7 +65,7 @@ class Speed:
         self._counts: Counter[str] = Counter()
         self._left_out: set[str] = set()
 
-    async def play(self, stage: Stage, name: str, tickets: Sequence[Ticket], gate: asyncio.Semaphore) -> EpisodeGroup:
+    async def play(self, stage: Stage, name: str, tickets: Sequence[Ticket], gate: Gate) -> EpisodeGroup:
         """One group; see `GroupPlayer.play`."""
 
         async def one(ticket: Ticket) -> Episode:

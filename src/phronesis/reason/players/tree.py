@@ -5,7 +5,6 @@ Source: TreeRPO, arXiv 2506.05183; SPO-tree, arXiv 2505.23564; formulas [treerpo
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Sequence
 from math import prod
 
@@ -15,6 +14,7 @@ from phronesis.errors import ConfigError
 from phronesis.reason.players.account import Account
 from phronesis.reason.players.branching import Brood, Wish, joins_not
 from phronesis.records import EpisodeGroup
+from phronesis.rollout.gates import Gate
 from phronesis.rollout.play import GroupPlayer, Stage, Ticket
 
 
@@ -54,7 +54,7 @@ class _Tree:
     def __init__(self, config: TreePlayer) -> None:
         self.config, self.account = config, Account()
 
-    async def play(self, stage: Stage, name: str, tickets: Sequence[Ticket], gate: asyncio.Semaphore) -> EpisodeGroup:
+    async def play(self, stage: Stage, name: str, tickets: Sequence[Ticket], gate: Gate) -> EpisodeGroup:
         self.config.check(len(tickets))
         brood = Brood(stage, gate, self.account)
         nodes = await brood.fresh(tickets[: self.config.widths[0]])
