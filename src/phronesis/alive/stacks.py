@@ -172,10 +172,10 @@ def tasks(loop: asyncio.AbstractEventLoop | None, pause: float = 0.0) -> tuple[i
     return len(held), tuple(found)
 
 
-def _calls(frame: FrameType | None) -> list[_Call]:
-    """The calls of a thread, innermost first."""
+def _calls(frame: FrameType | None, most: int) -> list[_Call]:
+    """The innermost calls of a thread, innermost first."""
     calls: list[_Call] = []
-    while frame is not None and len(calls) < THREAD_FRAMES:
+    while frame is not None and len(calls) < most:
         calls.append(_Call(frame.f_code, frame.f_lineno))
         frame = frame.f_back
     return calls
@@ -189,7 +189,7 @@ def threads(leave_out: int) -> tuple[ThreadStack, ...]:
         if ident == leave_out:
             continue
         thread = known.get(ident)
-        frames = tuple(c.shown for c in _calls(frame))
+        frames = tuple(c.shown for c in _calls(frame, THREAD_FRAMES))
         found.append(
             ThreadStack(
                 name=thread.name if thread else f"thread {ident}", frames=frames, thread=thread.native_id if thread else None
@@ -205,4 +205,4 @@ def own(frames: Sequence[Frame]) -> Frame | None:
 
 def stands(ident: int) -> Frame | None:
     """The innermost call of one thread that is this package's or its user's; None where the thread has ended."""
-    return own([c.shown for c in _calls(sys._current_frames().get(ident))])  # pyright: ignore[reportPrivateUsage]
+    return own([c.shown for c in _calls(sys._current_frames().get(ident), _DEEPEST)])  # pyright: ignore[reportPrivateUsage]

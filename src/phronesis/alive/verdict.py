@@ -34,6 +34,7 @@ EXIT_CODES: dict[State, int] = {
 
 PATIENCE = 20.0
 """Seconds without a sign of life that are nothing unusual."""
+_LONG = 3  # times the patience; more than that is no more taken for computing
 _FULL = 2**20  # bytes
 _STALE = 5  # writes that are missing before the process cannot speak for itself
 
@@ -210,12 +211,15 @@ def _living(facts: Facts, status: Status, patience: float) -> Verdict:
         worst = still[-1]
         why = f"{worst.name} has not used the processor for {worst.idle:.0f} s"
         return _verdict(facts, "wedged", why, seconds=worst.idle, at=worst.at, todo=stop)
-    if status.loop is not None and status.loop.blocked >= patience and not busy:
+    loop = status.loop
+    computes = loop is not None and loop.idle is not None and loop.idle < patience
+    if loop is not None and not busy and loop.blocked >= (_LONG * patience if computes else patience):
         return _verdict(
-            facts, "wedged", f"the event loop is blocked for {status.loop.blocked:.0f} s", seconds=status.loop.blocked,
-            at=status.loop.at, todo=stop,
+            facts, "wedged", f"the event loop is blocked for {loop.blocked:.0f} s", seconds=loop.blocked, at=loop.at, todo=stop,
         )  # fmt: skip
     said = _waits(status.waits)
+    if loop is not None and loop.blocked and computes and not busy:
+        return _verdict(facts, "running", f"computes, which blocks the event loop for {loop.blocked:.0f} s", at=loop.at)
     if status.quiet >= patience and not busy:
         why = f"nothing has moved for {status.quiet:.0f} s: {said or 'it does not say what it waits for'}"
         return _verdict(facts, "waiting", why, seconds=status.quiet)

@@ -24,5 +24,15 @@ Listener = Callable[[Progress], None]
 """Called in the job's thread; must return quickly."""
 
 
+def heard(told: Callable[[str, int, int], None], listener: Listener) -> Listener:
+    """A listener that also tells somebody the phase, the finished units and all units."""
+
+    def both(progress: Progress) -> None:
+        told(progress.phase, progress.done, progress.total)
+        listener(progress)
+
+    return both
+
+
 def silent(progress: Progress) -> None:
     """A listener that does nothing."""
