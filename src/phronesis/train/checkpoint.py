@@ -31,7 +31,7 @@ from phronesis.models.opening import open_model, save_model
 from phronesis.records import Task
 from phronesis.store.disk import make_folder, sync
 from phronesis.store.saved import ASIDE, MANIFEST, PREFIX, saved, whole
-from phronesis.train.learner import Learner
+from phronesis.train.learning import Learns
 from phronesis.train.twins import AnyCritic
 
 log = logging.getLogger(__name__)
@@ -97,7 +97,7 @@ class Checkpoint(NamedTuple):
 def save(
     folder: Path,
     decoder: LanguageModel,
-    learner: Learner,
+    learner: Learns,
     manifest: Manifest,
     *,
     beside: Sequence[Path] = (),

@@ -23,6 +23,8 @@ from phronesis.train.asynchrony import AsyncConfig
 from phronesis.train.batching import BatchConfig
 from phronesis.train.critic import CriticConfig
 from phronesis.train.dynamic import DynamicConfig
+from phronesis.train.group.config import LearnerGroupConfig
+from phronesis.train.group.config import check as check_learner
 from phronesis.train.learner import LearnerConfig
 from phronesis.train.lessons.build import LessonConfig
 from phronesis.train.sources import EnvChoice, SourceConfig
@@ -127,6 +129,8 @@ class RunConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What of a step's episodes is learned from."""
     learner: LearnerConfig = LearnerConfig()
     """How a batch becomes new weights."""
+    learners: LearnerGroupConfig | None = None
+    """Hold the learner in several processes; None holds it in the run's own."""
     evaluation: EvalConfig = EvalConfig()
     """Held-out evaluation."""
     threads: int | None = None
@@ -189,6 +193,8 @@ class RunConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
                 "dynamic sampling with group_size 1: an episode alone never differs, so every round would be played in vain; "
                 'set group_size to 2 or more, or dynamic = "none"'
             )
+        if self.learners is not None:
+            self._validate_learners()
         if self.asynchrony is not None:
             self._validate_asynchrony()
         if self.cluster is not None:
@@ -228,6 +234,13 @@ class RunConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         here = {"gateway": self.gateway is not None, "player": not isinstance(self.player, Alone)}
         for name in (name for name, chosen in here.items() if chosen):
             raise ConfigError(f"workers of a cluster play every attempt from its start; leave out {name}, or cluster")
+
+    def _validate_learners(self) -> None:
+        """Refuses what reads or changes weights beside the processes that hold them."""
+        check_learner(self.learner)
+        alone = {"lora": self.lora is not None, "lesson": self.lesson is not None, "model.generic": self.model.generic is True}
+        for name in (name for name, chosen in alone.items() if chosen):
+            raise ConfigError(f"a learner group does not do {name} yet; leave out {name}, or set learners = none")
 
     def _validate_asynchrony(self) -> None:
         """Refuses what plays or learns by the step and so has no meaning while groups come and go."""

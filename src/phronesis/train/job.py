@@ -17,6 +17,7 @@ from phronesis.data.sources import SpecTasks
 from phronesis.env import EnvSpec
 from phronesis.errors import ConfigError, TrainingError
 from phronesis.reason.players import build as players
+from phronesis.rollout.play import Stage
 from phronesis.rollout.prefix import check_world
 from phronesis.rollout.waiting import Waiting
 from phronesis.store.run import Run, RunWriter
@@ -25,6 +26,7 @@ from phronesis.train.async_loop import train_async
 from phronesis.train.config import EnvChoice, RunConfig
 from phronesis.train.crediting import check_critic
 from phronesis.train.heldout import HeldOut
+from phronesis.train.learner import Learner
 from phronesis.train.lessons.lesson import Ground
 from phronesis.train.lint import lint, refuse
 from phronesis.train.loop import Loop, train
@@ -171,15 +173,6 @@ class _Job:
         if steering is not None:
             steering.look()
         stage = policy.stage(self.spec, config, config.sampling)
-        ground = Ground(
-            stage=stage,
-            learner=policy.learner,
-            batch=config.batch,
-            seed=config.seed,
-            concurrency=config.concurrency,
-            store=self.writer.append,
-            success=config.credit.success if isinstance(config.credit, credit.VerifiedCredit) else 1.0,
-        )
         loop = Loop(
             config=config,
             stage=stage,
@@ -191,15 +184,32 @@ class _Job:
             push=policy.push,
             after_step=after_step,
             critic=policy.critic,
-            lesson=None if config.lesson is None else config.lesson.begin(ground),
+            lesson=None if config.lesson is None else config.lesson.begin(self._ground(policy, stage)),
             aside=config.asynchrony is not None,
         )
-        if config.asynchrony is None:
-            await train(loop, start)
-        else:
-            assert self.state.buffer is not None
-            await train_async(loop, self.state.buffer)
+        try:
+            if config.asynchrony is None:
+                await train(loop, start)
+            else:
+                assert self.state.buffer is not None
+                await train_async(loop, self.state.buffer)
+        finally:
+            policy.learner.close()
         self.timing.took("train", began)
+
+    def _ground(self, policy: Seat, stage: Stage) -> Ground:
+        """What a lesson works with."""
+        config = self.config
+        assert isinstance(policy.learner, Learner)  # lessons with a group of processes are refused
+        return Ground(
+            stage=stage,
+            learner=policy.learner,
+            batch=config.batch,
+            seed=config.seed,
+            concurrency=config.concurrency,
+            store=self.writer.append,
+            success=config.credit.success if isinstance(config.credit, credit.VerifiedCredit) else 1.0,
+        )
 
     def _check_base(self, policy: Seat) -> None:
         """Makes sure that training with adapters left the model under them alone, to the bit.

@@ -25,7 +25,8 @@ from phronesis.train.batching import build_batch
 from phronesis.train.config import RunConfig
 from phronesis.train.crediting import assign
 from phronesis.train.dynamic import Sampled, sample
-from phronesis.train.learner import Learner, UpdateMetrics
+from phronesis.train.learner import UpdateMetrics
+from phronesis.train.learning import Learns
 from phronesis.train.lessons.lesson import Lesson
 from phronesis.train.measures import episode_metrics, update_metrics
 from phronesis.train.silence import Silence
@@ -44,7 +45,7 @@ class Loop:
     """Where tasks come from."""
     credit: CreditRule
     """Who earned the reward."""
-    learner: Learner
+    learner: Learns
     """Shares its weights with the stage's policy."""
     run: RunWriter
     """Where everything is written."""
@@ -129,12 +130,12 @@ async def learn(loop: Loop, step: int, sampled: Sampled) -> Learned:
     return Learned(update, credits, extra, warming)
 
 
-def _update(learner: Learner, batch: Batch) -> UpdateMetrics:
+def _update(learner: Learns, batch: Batch) -> UpdateMetrics:
     with doing("update"):
         return learner.update(batch)
 
 
-async def _update_aside(learner: Learner, batch: Batch) -> UpdateMetrics:
+async def _update_aside(learner: Learns, batch: Batch) -> UpdateMetrics:
     """An update in a thread; a run that is stopped meanwhile (Ctrl-C) does not wait for all of it."""
     try:
         return await asyncio.to_thread(_update, learner, batch)

@@ -28,7 +28,9 @@ from phronesis.rollout.limits import Limits, Sampling
 from phronesis.rollout.play import Stage
 from phronesis.seeding import stream
 from phronesis.train.config import RunConfig
+from phronesis.train.group.learner import GroupLearner
 from phronesis.train.learner import Learner
+from phronesis.train.learning import Learns
 from phronesis.train.lessons.pairs import PairsLesson
 from phronesis.train.twins import AnyCritic, make_critic
 
@@ -44,8 +46,8 @@ class Seat:
     """Messages to ids."""
     decoder: LanguageModel
     """The weights."""
-    learner: Learner
-    """Changes them."""
+    learner: Learns
+    """Changes them; here, or in a group of processes that gives them back."""
     engine: EmbeddedEngine | VLLMEngine
     """Samples from them; where it is vLLM, from the copies its servers were given last."""
     critic: AnyCritic | None = None
@@ -126,7 +128,10 @@ def seat(
         seed=stream(config.seed, "learner", config.learner.seed),
         schedule=config.learner.schedule.over(config.updates),
     )
-    learner = Learner(decoder, learning, reference=isinstance(config.lesson, PairsLesson), adapters=adapters)
+    if config.learners is None:
+        learner = Learner(decoder, learning, reference=isinstance(config.lesson, PairsLesson), adapters=adapters)
+    else:
+        learner = GroupLearner(decoder, learning, config.learners)
     judge = None
     if config.critic is not None:
         if not isinstance(decoder, Decoder):

@@ -8,6 +8,7 @@ from typing import Literal
 from msgspec import Struct
 
 from phronesis.errors import ConfigError
+from phronesis.train.learner_config import LearnerConfig
 
 Method = Literal["ddp", "fsdp"]
 """ddp: every process holds all weights, gradients are added up. fsdp: weights, gradients and optimiser are spread over them."""
@@ -43,3 +44,18 @@ class LearnerGroupConfig(Struct, frozen=True, kw_only=True, forbid_unknown_field
     def threads_each(self) -> int:
         """Threads each process computes with, on this machine."""
         return self.threads or max(1, (os.cpu_count() or 1) // self.ranks)
+
+
+def check(config: LearnerConfig) -> None:
+    """Refuses settings of the learner that a group cannot do.
+
+    Raises:
+        ConfigError: names the field.
+    """
+    refused = {
+        'learner.baseline = "variance"': config.baseline == "variance",
+        "learner.restart": config.restart,
+        "learner.average": config.average is not None,
+    }
+    for name in (name for name, chosen in refused.items() if chosen):
+        raise ConfigError(f"{name} is not done by a learner group; leave it out, or set learners = none")

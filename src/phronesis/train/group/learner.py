@@ -25,9 +25,8 @@ from phronesis.models.causal import LanguageModel
 from phronesis.models.decoder import Decoder
 from phronesis.records import Batch
 from phronesis.train.group import wire
-from phronesis.train.group.config import LearnerGroupConfig
+from phronesis.train.group.config import LearnerGroupConfig, check
 from phronesis.train.group.processes import Processes, Ranks
-from phronesis.train.group.rank import from_bytes, to_bytes
 from phronesis.train.learner import Learner
 from phronesis.train.learner_config import LearnerConfig
 from phronesis.train.results import UpdateMetrics
@@ -95,7 +94,7 @@ class GroupLearner:
     def state(self) -> dict[str, Any]:
         """See `Learns.state`."""
         if self._ranks is not None:
-            return from_bytes(self._ranks.ask("state")[0])
+            return wire.from_bytes(self._ranks.ask("state")[0])
         if self._given is None:
             self._given = Learner(self.decoder, self.config).state()
         return self._given
@@ -104,7 +103,7 @@ class GroupLearner:
         """See `Learns.restore`."""
         self._given = state
         if self._ranks is not None:
-            self._ranks.ask("restore", to_bytes(state))
+            self._ranks.ask("restore", wire.to_bytes(state))
 
     def close(self) -> None:
         """See `Learns.close`."""
@@ -137,7 +136,7 @@ class GroupLearner:
         else:
             ranks.ask("begin", msgspec.msgpack.encode(replace(beginning, weights=bytes(bucket.pack(named, 0)))))
         if self._given is not None:
-            ranks.ask("restore", to_bytes(self._given))
+            ranks.ask("restore", wire.to_bytes(self._given))
             self._given = None
 
     def _share(self) -> Path:
@@ -162,18 +161,3 @@ class GroupLearner:
         finally:
             os.close(handle)
         return Path(name)
-
-
-def check(config: LearnerConfig) -> None:
-    """Refuses settings of the learner that a group cannot do.
-
-    Raises:
-        ConfigError: names the field.
-    """
-    refused = {
-        'learner.baseline = "variance"': config.baseline == "variance",
-        "learner.restart": config.restart,
-        "learner.average": config.average is not None,
-    }
-    for name in (name for name, chosen in refused.items() if chosen):
-        raise ConfigError(f"{name} is not done by a learner group; leave it out, or set learners = none")

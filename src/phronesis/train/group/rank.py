@@ -6,7 +6,6 @@ same things in the same order. The rule the program keeps: it ends when the pipe
 
 from __future__ import annotations
 
-import io
 import logging
 import mmap
 import os
@@ -17,7 +16,7 @@ from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
 from queue import SimpleQueue
-from typing import IO, Any, cast
+from typing import IO
 
 import msgspec
 import torch
@@ -131,11 +130,11 @@ class Rank:
     def state(self) -> bytes:
         """`Learner.state`, whole and on the CPU, as `torch.save` writes it; empty from other ranks than the first."""
         state = whole_tree(self._held().state())
-        return to_bytes(state) if self.rank == 0 else b""
+        return wire.to_bytes(state) if self.rank == 0 else b""
 
     def restore(self, body: bytes) -> None:
         """Continues from a `state`, of a group of any size or of one process."""
-        self._held().restore(from_bytes(body))
+        self._held().restore(wire.from_bytes(body))
 
     def _weights(self) -> dict[str, Tensor] | None:
         """The present weights, whole, where this is the first rank."""
@@ -162,18 +161,6 @@ class _Listening(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         """Keeps one."""
         self._said.append(record.getMessage())
-
-
-def to_bytes(state: object) -> bytes:
-    """A state as bytes; tensors of GPUs come back on the CPU."""
-    packed = io.BytesIO()
-    torch.save(state, packed)
-    return packed.getvalue()
-
-
-def from_bytes(body: bytes) -> dict[str, Any]:
-    """The state in `to_bytes`, on the CPU."""
-    return cast("dict[str, Any]", torch.load(io.BytesIO(body), map_location="cpu", weights_only=True))
 
 
 def serve(source: IO[bytes], sink: IO[bytes]) -> None:

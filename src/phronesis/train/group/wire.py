@@ -5,9 +5,11 @@ A frame is a name and bytes: two little-endian lengths (4 and 8 bytes), the name
 
 from __future__ import annotations
 
+import io
 import struct
-from typing import IO
+from typing import IO, Any, cast
 
+import torch
 from msgspec import Struct
 
 from phronesis.errors import ConfigError, MismatchError, TrainingError, Untrainable
@@ -77,6 +79,18 @@ KNOWN = {kind.__name__: kind for kind in (ConfigError, MismatchError, TrainingEr
 
 OK, FAULT = "ok", "fault"
 """Names of replies."""
+
+
+def to_bytes(state: object) -> bytes:
+    """A state as bytes; tensors of GPUs come back on the CPU."""
+    packed = io.BytesIO()
+    torch.save(state, packed)
+    return packed.getvalue()
+
+
+def from_bytes(body: bytes) -> dict[str, Any]:
+    """The state in `to_bytes`, on the CPU."""
+    return cast("dict[str, Any]", torch.load(io.BytesIO(body), map_location="cpu", weights_only=True))
 
 
 def write_frame(pipe: IO[bytes], name: str, body: bytes) -> None:
