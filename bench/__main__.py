@@ -1,4 +1,5 @@
-"""`python -m bench [CASE ...]` measures and prints the table; `python -m bench compare A.json B.json` compares two results."""
+"""`python -m bench [CASE ...]` measures and prints the table; `python -m bench compare A.json B.json` compares two results;
+`python -m bench stability ...` is a study with options of its own (see `bench.stability`)."""
 
 from __future__ import annotations
 
@@ -13,6 +14,7 @@ from bench.maths import maths
 from bench.measure import Row, difference, read, table, write
 from bench.overlap import overlap
 from bench.sandbox import sandbox
+from bench.stability import main as stability
 from bench.trl_guess.case import learning, speed
 
 CASES: dict[str, Callable[[], list[Row]]] = {
@@ -34,6 +36,9 @@ def main(arguments: list[str]) -> None:
     if arguments[:1] == ["compare"]:
         before, after = (read(Path(p)) for p in arguments[1:3])
         print(difference(before, after))
+        return
+    if arguments[:1] == ["stability"]:
+        stability(arguments[1:])
         return
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
     parser.add_argument("case", nargs="*", help=f"any of {', '.join(CASES)}; none means {', '.join(DEFAULT)}")
