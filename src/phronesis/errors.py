@@ -192,10 +192,6 @@ class RankFailed(TrainingError):
     """A process of a learner group died, broke or did not answer; names it and says what it last wrote."""
 
 
-class RankFailed(TrainingError):
-    """A process of a learner group died, broke or did not answer; names it and says what it last wrote."""
-
-
 def one_line(error: BaseException, most: int = 240) -> str:
     """What an error of foreign code says, on one line of at most `most` characters.
 
