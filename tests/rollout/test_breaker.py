@@ -258,3 +258,28 @@ def test_a_source_among_others_is_waited_for_only_briefly():
     assert time.run(breakers.enter(("walk",), "h")) is None and time.now == 20.0, "five seconds later the probe is due"
     policy = broken(Breakers(config, alone=False, clock=time.clock, wait=time.wait), POLICY)
     assert time.run(policy.enter(("walk", POLICY), "g")) is None and time.now == 40.0, "no source does without the policy"
+
+
+def test_waiting_until_any_environment_is_used_again():
+    time = FakeTime()
+    breakers = broken(broken(Breakers(SMALL, alone=False, clock=time.clock, wait=time.wait)), "maze")
+    time.now = 5.0
+    time.run(breakers.any_of(("walk", "maze", "other")))
+    assert time.now == 5.0, "one of them was never left alone"
+    time.run(breakers.any_of(("walk", "maze")))
+    assert time.now == 10.0
+    for source in ("walk", "maze"):
+        breakers.begin(source, "g")
+        breakers.record(source, False, "g")
+    time.run(breakers.any_of(("walk", "maze")))
+    assert time.now == 30.0
+
+    async def both_stay_away() -> None:
+        while True:
+            await breakers.any_of(("walk", "maze"))
+            for source in ("walk", "maze"):
+                breakers.begin(source, "g")
+                breakers.record(source, False, "g")
+
+    with pytest.raises(SourceDown, match="nothing but faults for 100 s"):
+        time.run(both_stay_away())

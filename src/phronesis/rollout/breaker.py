@@ -122,8 +122,8 @@ class Breaker:
         return self.state is State.closed or (group is not None and group == self._probe)
 
     def begin(self, group: str) -> None:
-        """A group that is allowed begins; where the breaker is open, as the probe."""
-        if self.state is State.open:
+        """A group begins; where the breaker is open and a probe is due, as the probe."""
+        if self.state is State.open and self.allows():
             self.state, self._probe = State.half_open, group
 
     def withdraw(self, group: str) -> None:
@@ -278,6 +278,22 @@ class Breakers:
             self.begin(source, group)
         return None
 
+    async def any_of(self, sources: Sequence[str]) -> None:
+        """Waits until a group of one of these environments may begin.
+
+        Raises:
+            SourceDown: all of them, or the policy, gave nothing but faults for longer than the run is patient.
+        """
+        while not any(self.allows(s) for s in sources):
+            shut = {s: [(n, b) for n in (s, rubric_of(s), POLICY) if not (b := self.of(n)).allows()] for s in sources}
+            worst = [max(found, key=lambda pair: pair[1].faulting) for found in shut.values()]
+            name, breaker = min(worst, key=lambda pair: pair[1].faulting)
+            left = self.config.patience - breaker.faulting
+            if left <= 0:
+                raise self._down(name)
+            due = [b.probe_at - self._clock() for found in shut.values() for _, b in found if b.state is State.open]
+            await self._wait(self._changed, max(min([left, *due]), 0.001))
+
     def why(self) -> str:
         """Which sources are left alone, since when, and when each is tried again; empty where all are used."""
         told = [(name, b.why(), self.parked.get(name, 0)) for name, b in sorted(self._breakers.items())]
@@ -303,12 +319,15 @@ class Breakers:
         if self.alone or source == POLICY:
             left = config.patience - breaker.faulting
             if left <= 0:
-                raise SourceDown(
-                    f"source {source!r} gave nothing but faults for {breaker.faulting:.0f} s; mend it and resume the run, or "
-                    "raise retry.breaker.patience"
-                )
+                raise self._down(source)
             return left
         return config.park_seconds - (self._clock() - since)
+
+    def _down(self, source: str) -> SourceDown:
+        return SourceDown(
+            f"source {source!r} gave nothing but faults for {self.of(source).faulting:.0f} s; mend it and resume the run, or "
+            "raise retry.breaker.patience"
+        )
 
     def _change(self, source: str, change: Callable[[Breaker], None]) -> None:
         breaker = self.of(source)

@@ -20,7 +20,7 @@ from phronesis.train import worlds
 from phronesis.train.ages import age_metrics
 from phronesis.train.buffer import Buffer, Started
 from phronesis.train.dynamic import Sampled
-from phronesis.train.loop import Loop, learn, measured
+from phronesis.train.loop import Loop, dropped, learn, measured
 from phronesis.train.silence import Silence
 from phronesis.train.under_way import tickets
 
@@ -45,8 +45,10 @@ async def train_async(loop: Loop, buffer: Buffer) -> None:
             began = time.monotonic()
             batch = await loop.heartbeat(step, "batch").watch(playing.batch(), playing.why)
             waited = time.monotonic()
-            sampled = Sampled([s.group for s in batch if s.group is not None], [], 1)
-            check_played(f"batch {step}", [e for group in sampled.groups for e in group.episodes])
+            played = [s.group for s in batch if s.group is not None]
+            check_played(f"batch {step}", [e for group in played for e in group.episodes])
+            spare = {group.id: group for group in played if dropped(loop, group)}
+            sampled = Sampled([group for group in played if group.id not in spare], list(spare.values()), 1)
             learned = await learn(loop, step, sampled)
             loop.push()
             buffer.learned()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from dataclasses import replace
 
 from phronesis.data.sources import SpecTasks
 from phronesis.env import EnvSpec
@@ -11,7 +12,8 @@ from phronesis.evals.run import EvalSummary, donors, evaluate, evaluate_swapped
 from phronesis.log import Heartbeat
 from phronesis.records import Episode
 from phronesis.rollout.limits import Sampling
-from phronesis.rollout.play import GroupPlayer
+from phronesis.rollout.play import GroupPlayer, Stage
+from phronesis.rollout.retries import Retries
 from phronesis.store.index import Where
 from phronesis.store.run import RunWriter
 from phronesis.train import worlds
@@ -26,6 +28,8 @@ class HeldOut:
 
     player: GroupPlayer | None = None
     """Who plays where agents outside do; None plays here."""
+    retries: Retries | None = None
+    """The run's; None keeps faults as they come."""
 
     def __init__(self, config: RunConfig, spec: EnvSpec, writer: RunWriter, phases: Phases, listener: Listener):
         self.config, self.spec, self.writer, self.phases, self.listener = config, spec, writer, phases, listener
@@ -48,7 +52,7 @@ class HeldOut:
             if self.phases.has(name) or (mode == "greedy" and not chosen.greedy):
                 continue
             began = time.monotonic()
-            stage = policy.stage(self.spec, self.config, Sampling(temperature=0.0 if mode == "greedy" else 1.0))
+            stage = self._stage(policy, 0.0 if mode == "greedy" else 1.0)
             told = self._counter(name, len(tasks))
             playing = evaluate(
                 stage, tasks, seed=self.config.seed, name=name, concurrency=worlds.gates(self.config), on_episode=told,
@@ -71,11 +75,14 @@ class HeldOut:
         if not pairs:
             self.writer.event("skipped", "no two held-out episodes attempt different tasks with thoughts to swap")
             return
-        stage = policy.stage(self.spec, self.config, Sampling())
+        stage = self._stage(policy, 1.0)
         found, _ = await evaluate_swapped(
             stage, episodes, name=name, concurrency=self.config.concurrency, on_episode=self._counter(name, pairs)
         )
         self._finish(name, found, began)
+
+    def _stage(self, policy: Seat, temperature: float) -> Stage:
+        return replace(policy.stage(self.spec, self.config, Sampling(temperature=temperature)), retries=self.retries)
 
     def _counter(self, name: str, total: int) -> Callable[[Episode], None]:
         """Stores each episode of a phase and reports how many there are."""

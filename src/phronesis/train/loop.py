@@ -18,6 +18,7 @@ from phronesis.errors import ConfigError
 from phronesis.log import Heartbeat, doing
 from phronesis.records import Batch, Credit, Episode, EpisodeGroup
 from phronesis.rollout.play import GroupPlayer, LeavesOut, Stage, check_played, play_groups
+from phronesis.rollout.repair import left_out
 from phronesis.rollout.rerun import Reruns
 from phronesis.store.run import RunWriter
 from phronesis.train import worlds
@@ -149,7 +150,16 @@ def measured(loop: Loop, sampled: Sampled, learned: Learned) -> dict[str, float]
     extra = learned.extra
     extra |= sampled.metrics() if loop.config.dynamic is not None else {}
     extra |= loop.player.metrics() if loop.player is not None else {}
+    extra |= loop.stage.retries.metrics() if loop.stage.retries is not None else {}
     return episode_metrics(loop.stage.spec, sampled.played, learned.credits) | update_metrics(learned.update) | extra
+
+
+def dropped(loop: Loop, group: EpisodeGroup) -> bool:
+    """Whether a played group is left out since some of its episodes fault, as configured; counts it."""
+    out = left_out(group, loop.config.retry.incomplete)
+    if out and loop.stage.retries is not None:
+        loop.stage.retries.count("dropped")
+    return out
 
 
 async def play_step(loop: Loop, step: int) -> Sampled:
@@ -174,7 +184,8 @@ async def play_step(loop: Loop, step: int) -> Sampled:
         return groups
 
     def usable(group: EpisodeGroup) -> bool:
-        return not (isinstance(loop.player, LeavesOut) and loop.player.leaves_out(group))
+        out = isinstance(loop.player, LeavesOut) and loop.player.leaves_out(group)
+        return not out and not dropped(loop, group)
 
     playing = sample(play, config.groups, 1 if config.dynamic is None else config.dynamic.max_rounds, usable)
     return await loop.heartbeat(step, "play").watch(playing, reason)

@@ -82,6 +82,27 @@ _DEFINED = (
     _metric("episode/parse_errors", "errors", "Mean number of replies per episode that could not be parsed."),
     _metric("episode/length_correct", "tokens", "Mean number of sampled tokens of successful episodes."),
     _metric("episode/length_wrong", "tokens", "Mean number of sampled tokens of unsuccessful episodes."),
+    # what was played again
+    _metric("retries/faults", "attempts", "Attempts that ended in a fault, those that a retry made good included.", "sum"),
+    _metric("retries/again", "attempts", "Of these, those after which the episode was played again from the start.", "sum"),
+    _metric("retries/saved", "episodes", "Episodes, and judgements of groups, that succeeded after a fault.", "sum"),
+    _metric("retries/lost", "episodes", "Episodes, and judgements of groups, that still fault; they count nowhere.", "sum"),
+    _metric(
+        "retries/refused", "episodes", "Of these, those that were not tried again since the retry budget was used up.", "sum"
+    ),
+    _metric("retries/env", "attempts", "Attempts that faulted in the environment or in what it said.", "sum"),
+    _metric("retries/policy", "attempts", "Attempts that faulted since the policy did not answer, or answered wrongly.", "sum"),
+    _metric("retries/rubric", "attempts", "Times a rubric failed to judge a group.", "sum"),
+    _metric("retries/agent", "attempts", "Attempts that faulted in the agent.", "sum"),
+    _metric("retries/hung", "attempts", "Attempts that faulted since a call gave no answer in time.", "sum"),
+    _metric("retries/contract", "attempts", "Attempts that faulted since an answer broke its contract.", "sum"),
+    _metric("retries/raised", "attempts", "Attempts that faulted since a call raised.", "sum"),
+    _metric("retries/refilled", "episodes", "Episodes played with new seeds besides members that still fault.", "sum"),
+    _metric(
+        "retries/dropped", "groups", "Groups left out since a member still faults, with `retry.incomplete` drop_group.", "sum"
+    ),
+    _metric("breaker/open", "sources", "Environments, rubrics and policies left alone after the step.", "last"),
+    _metric("breaker/opened", "times", "How often one was given up for a while, so far in the process.", "last"),
     # is the update sane
     _metric(
         "policy/entropy",
@@ -256,6 +277,13 @@ _DEFINED = (
     _metric(
         "buffer/left_out", "groups", "Groups left out because they were older than `max_age`, so far in the process.", "last"
     ),
+    _metric("cluster/workers", "workers", "Rollout workers ready when the step's metrics were taken.", "last"),
+    _metric("cluster/deaths", "workers", "Rollout workers that died since the metrics before.", "sum"),
+    _metric("cluster/replayed", "episodes", "Episodes begun again since their worker died; none is counted twice.", "sum"),
+    _metric("cluster/queued", "episodes", "Episodes that waited for a free slot of a worker.", "last"),
+    _metric("cluster/idle", "share", "Share of the ready workers' slots that nobody used."),
+    _metric("cluster/lag", "versions", "Updates that the ready worker with the oldest weights was behind.", "max"),
+    _metric("time/push", "seconds", "Time to pack the weights and put them where workers read them.", "sum"),
     _metric("time/wait", "seconds", "Time in which learning waited for a batch.", "sum"),
     # time and size
     _metric(

@@ -37,6 +37,7 @@ from phronesis.store.run import RunWriter
 from phronesis.train import checkpoint, under_way, worlds
 from phronesis.train.buffer import Buffer
 from phronesis.train.config import RunConfig
+from phronesis.train.faults import retries_of
 from phronesis.train.phases import Timing
 from phronesis.train.priming import Demonstrations, demonstrations, make_tokenizer
 from phronesis.train.progress import Listener, Progress
@@ -82,11 +83,13 @@ class RunState:
         self.config, self.spec, self.writer, self.listener, self.timing = config, spec, writer, listener, timing
         self.folder = writer.layout.checkpoints
         self.hash = config_hash(config)
-        self.source = worlds.tasks(config, spec)
+        self.retries = retries_of(config, writer)
+        self.source = worlds.tasks(config, spec, self.retries.breakers.allows)
         self.credit = worlds.rule(config)
         self.player = players.build(config.player)
         self.buffer = None if config.asynchrony is None else Buffer.of(config.groups, config.asynchrony)
-        vllm = config.engine.vllm
+        self.tokenizer = self.folder / TOKENIZER
+        vllm = config.engine.vllm if config.cluster is None else None  # workers have servers of their own
         self.fleet = None if vllm is None else Fleet(vllm, writer.path / "servers")
 
     async def open(self) -> tuple[Seat, int]:

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 
 from phronesis.records import EpisodeGroup, Task
 from phronesis.rollout.play import Naming, Ticket
+from phronesis.rollout.repair import with_refills
 from phronesis.store.index import Where
 from phronesis.store.run import Run
 from phronesis.train.buffer import Buffer, Started
@@ -61,4 +62,5 @@ def _group(wanted: Sequence[Ticket], run: Run) -> EpisodeGroup | None:
     found = {e.id: e for e in run.episodes(Where(kind="train", group=first.group))}
     if any(t.id not in found for t in wanted):
         return None
-    return EpisodeGroup(id=first.group or first.id, task=first.task, episodes=tuple(found[t.id] for t in wanted))
+    episodes = with_refills([t.id for t in wanted], found)
+    return EpisodeGroup(id=first.group or first.id, task=first.task, episodes=episodes)
