@@ -125,9 +125,13 @@ class EmbeddedEngine:
         """Work done so far."""
         return replace(self._runner.counters)
 
-    def advance(self) -> int:
-        """Announces new weights: everything cached is dropped; running requests go on with the new weights."""
-        self._runner.advance()
+    def advance(self, to: int | None = None) -> int:
+        """Announces new weights: everything cached is dropped; running requests go on with the new weights.
+
+        Args:
+            to: their version, for a copy that is not given every one; None means the next.
+        """
+        self._runner.advance(to)
         return self.version
 
     def release(self, cache_key: str) -> None:

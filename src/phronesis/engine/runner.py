@@ -96,9 +96,9 @@ class Runner:
         """Something ended or was given up since the last `admit`, so that waiting requests may find room."""
         self.counters = Counters()
 
-    def advance(self) -> None:
-        """The weights changed: nothing cached is valid any more."""
-        self.version += 1
+    def advance(self, to: int | None = None) -> None:
+        """The weights changed, to the next version or the one given: nothing cached is valid any more."""
+        self.version = self.version + 1 if to is None else to
         self.compute.bind()
         self.stale = set(self.running)
         self._slots.drop_idle()

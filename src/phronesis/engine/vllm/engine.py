@@ -81,12 +81,15 @@ class VLLMEngine:
         """Requests the fleet was asked again, by reason."""
         return self.fleet.retries
 
-    def advance(self) -> int:
+    def advance(self, to: int | None = None) -> int:
         """Announces new weights: they are written at once and given to the servers as soon as the event loop allows.
 
         Requests made after this wait for them; requests in flight go on with them.
+
+        Args:
+            to: their version, for a copy that is not given every one; None means the next.
         """
-        self._version += 1
+        self._version = self._version + 1 if to is None else to
         if self._save is not None:
             self._write()
             if self.fleet.opened:
