@@ -13,12 +13,14 @@ from phronesis.cli.output import AsJson, complain, examples, new_app, say, say_j
 from phronesis.cli.player import stored
 from phronesis.cli.report import write
 from phronesis.cli.watch import Watch
+from phronesis.cluster import LOCAL, hiring
 from phronesis.config import to_toml
 from phronesis.errors import ConfigError
 from phronesis.gateway import GatewayConfig
 from phronesis.store import Layout
 from phronesis.train import job, presets, recipes
 from phronesis.train.config import RunConfig
+from phronesis.train.workers import ClusterConfig
 
 app = new_app()
 
@@ -32,6 +34,7 @@ app = new_app()
         "phronesis train quickstart --algorithm dapo learner.loss.objective.eps_high=0.3",
         "phronesis train quickstart my.toml env.args.difficulty=3",
         "phronesis train my.toml --from-gateway model.path=path/to/model gateway.port=9000",
+        "phronesis train quickstart --cluster local asynchrony.staleness=1",
         "phronesis train my.toml --show",
         "phronesis train runs/mine --resume",
     )
@@ -46,6 +49,14 @@ def train(
     from_gateway: Annotated[
         bool, typer.Option("--from-gateway", help="Agents outside play the episodes, at gateway.host and gateway.port.")
     ] = False,
+    cluster: Annotated[
+        str | None,
+        typer.Option(
+            "--cluster",
+            metavar="ADDRESS",
+            help="Workers of a Ray cluster play: local starts one here, auto or HOST:PORT joins one.",
+        ),
+    ] = None,
     show: Annotated[bool, typer.Option("--show", help="Print the resolved config and stop.")] = False,
     as_json: AsJson = False,
 ) -> None:
@@ -54,11 +65,14 @@ def train(
     Settings come from the recipe or file, then further files, then PATH=VALUE overrides; an unknown one is an error that
     names the nearest. An algorithm replaces credit, loss and group settings of the recipe, and what you set wins over it.
     Everything is written to the run folder while it happens; report.html is made at the end. With --from-gateway the run
-    serves its policy, hands its tasks out and learns from what your own agent does with them.
+    serves its policy, hands its tasks out and learns from what your own agent does with them. With --cluster worker processes
+    play, on this machine or others.
     """
     config = resolve(source, changes or [], seed, algorithm)
     if from_gateway and config.gateway is None:
         config = replace(config, gateway=GatewayConfig())
+    if cluster is not None and config.cluster is None:
+        config = replace(config, cluster=ClusterConfig())
     if show:
         config.validate()
         say(to_toml(config).rstrip())
@@ -66,7 +80,7 @@ def train(
     folder = out or default_folder(source, config)
     try:
         with Watch(as_json) as watch:
-            summary = job.run(config, folder, resume=resume, listener=watch)
+            summary = job.run(config, folder, resume=resume, listener=watch, hire=hiring(cluster or LOCAL))
     except KeyboardInterrupt:
         complain(interrupted(folder))
         raise typer.Exit(130) from None

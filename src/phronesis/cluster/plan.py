@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import sys
 import tempfile
 from dataclasses import dataclass
 from functools import partial
@@ -49,6 +50,8 @@ class Plan:
     """Threads to compute with."""
     gpu: bool
     """Whether to sample on the first GPU."""
+    path: tuple[str, ...]
+    """Folders the driver imports from; those that a node has, too, are imported from there."""
 
 
 def make_plan(job: Job) -> Plan:
@@ -70,6 +73,7 @@ def make_plan(job: Job) -> Plan:
         slots=job.cluster.slots,
         threads=max(int(job.cluster.worker.cpus), 1),
         gpu=job.cluster.worker.gpus > 0,
+        path=tuple(str(Path(p).resolve()) for p in sys.path),
     )
 
 
@@ -97,6 +101,7 @@ def take_post(plan: Plan, folder: Path) -> Post:
     Raises:
         ConfigError: this node lacks what the run needs.
     """
+    sys.path += [p for p in plan.path if p not in sys.path and Path(p).exists()]
     torch.set_num_threads(plan.threads)
     config = plan.config
     spec = world(config) if plan.spec is None else plan.spec

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from dataclasses import replace as replace_stage
 from pathlib import Path
 
 import torch
@@ -25,8 +26,10 @@ from phronesis.train import worlds
 from phronesis.train.async_loop import train_async
 from phronesis.train.config import EnvChoice, RunConfig
 from phronesis.train.crediting import check_critic
+from phronesis.train.crew import Crew, Hire, Terms, hired
 from phronesis.train.heldout import HeldOut
 from phronesis.train.learner import Learner
+from phronesis.train.last_words import last_words
 from phronesis.train.lessons.lesson import Ground
 from phronesis.train.lint import lint, refuse
 from phronesis.train.loop import Loop, train
@@ -43,7 +46,13 @@ log = logging.getLogger(__name__)
 
 
 def run(
-    config: RunConfig, out: Path, *, spec: EnvSpec | None = None, resume: bool = False, listener: Listener = silent
+    config: RunConfig,
+    out: Path,
+    *,
+    spec: EnvSpec | None = None,
+    resume: bool = False,
+    listener: Listener = silent,
+    hire: Hire | None = None,
 ) -> Summary:
     """Does a whole run and writes its folder.
 
@@ -55,12 +64,16 @@ def run(
             the spec's own name.
         resume: continue an interrupted run of the same config; finished phases are not done again.
         listener: told about every step.
+        hire: starts the workers that `config.cluster` asks for, e.g. ``phronesis.cluster.hiring("local")``.
 
     Raises:
         UserError: the config, the model or the folder cannot be used.
         TrainingError: the learner met numbers it cannot trust.
     """
     config.validate()
+    if config.cluster is not None and hire is None:
+        raise ConfigError("cluster asks for workers and nobody hires them; give hire=phronesis.cluster.hiring(), or leave it out")
+    terms = Terms(hire, at_hand=spec)
     if spec is None:
         spec = worlds.world(config)
     elif config.sources:
@@ -80,11 +93,13 @@ def run(
                     log.warning("%s", finding.line)
                     writer.event("lint", finding.line, rule=finding.rule, severity=finding.severity)
             with Watchdog(writer.path, "train", signs=lambda: Waiting.calls) as watchdog:
-                job = _Job(config, spec, writer, heard(watchdog.told, listener))
+                job = _Job(config, spec, writer, heard(watchdog.told, listener), terms)
                 return asyncio.run(watchdog.guard(job.run()))
         except Exception as error:
-            writer.event("failure", f"{type(error).__name__}: {error}")
-            raise
+            said = last_words(writer, error)
+            if said is error:
+                raise
+            raise said from error
 
 
 def check(config: RunConfig, spec: EnvSpec) -> None:
@@ -116,12 +131,15 @@ def check(config: RunConfig, spec: EnvSpec) -> None:
 class _Job:
     """One run while it happens."""
 
-    def __init__(self, config: RunConfig, spec: EnvSpec, writer: RunWriter, listener: Listener) -> None:
+    def __init__(self, config: RunConfig, spec: EnvSpec, writer: RunWriter, listener: Listener, terms: Terms) -> None:
+        self.terms = terms
+        self.crew: Crew | None = None
         self.config, self.spec, self.writer, self.listener = config, spec, writer, listener
         self.phases = Phases(writer.path / "phases.json")
         self.timing = Timing(self.phases, writer)
         self.heldout = HeldOut(config, spec, writer, self.phases, listener)
         self.state = RunState(config, spec, writer, listener, self.timing)
+        self.heldout.retries = self.state.retries
 
     async def run(self) -> Summary:
         """All phases in order."""
@@ -136,9 +154,13 @@ class _Job:
     async def _phases(self) -> Summary:
         policy, start = await self.state.open()
         self._note_arithmetic(policy)
-        async with agents_outside(self.config, self.spec, policy, self.writer) as outside:
-            self.state.player = outside or self.state.player
-            self.heldout.player = outside
+        async with (
+            agents_outside(self.config, self.spec, policy, self.writer) as outside,
+            hired(self.config, self.terms, policy, self.state.tokenizer, self.writer) as crew,
+        ):
+            self.crew, elsewhere = crew, crew or outside
+            self.state.player = elsewhere or self.state.player
+            self.heldout.player = elsewhere
             await self.heldout.evaluate("before", self.state.untrained() if start and self.heldout.lacks("before") else policy)
             await self._train(policy, start)
             self._check_base(policy)
@@ -168,11 +190,16 @@ class _Job:
                 self.timing.add("train", began)  # here, so that a resumed run adds up
                 began = time.monotonic()
 
+        def push() -> None:
+            policy.push()
+            if self.crew is not None:
+                self.crew.push()
+
         source = self.state.source
         steering = Steering(source, self.writer) if isinstance(source, Mixture) else None
         if steering is not None:
             steering.look()
-        stage = policy.stage(self.spec, config, config.sampling)
+        stage = replace_stage(policy.stage(self.spec, config, config.sampling), retries=self.state.retries)
         loop = Loop(
             config=config,
             stage=stage,
@@ -181,7 +208,7 @@ class _Job:
             player=self.state.player,
             learner=policy.learner,
             run=self.writer,
-            push=policy.push,
+            push=push,
             after_step=after_step,
             critic=policy.critic,
             lesson=None if config.lesson is None else config.lesson.begin(self._ground(policy, stage)),
