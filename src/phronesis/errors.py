@@ -8,6 +8,7 @@ PhronesisError
 │   ├── CheckpointError      a checkpoint that is missing, corrupt or of an unsupported architecture
 │   │   └── UnsupportedModel a sound checkpoint of a model that the compact decoder does not compute
 │   ├── RunFolderError       a run folder that is missing, corrupt or belongs to another run
+│   │   └── DiskError        a run folder that cannot be written: a full disk, missing permissions, a limit of the system
 │   ├── SandboxUnavailable   this machine cannot isolate as strongly as is asked
 │   └── TemplateError        a tokenizer or chat template that cannot be used token-exactly
 ├── ToolError                a tool call the policy got wrong; its text goes back to the policy, nothing is broken
@@ -76,6 +77,11 @@ class UnsupportedModel(CheckpointError):
 
 class RunFolderError(UserError):
     """A run folder that is missing, corrupt or not the one expected."""
+
+
+class DiskError(RunFolderError):
+    """A run folder that cannot be written: a full or failing disk, missing permissions, a limit of the system. What was
+    written before is whole."""
 
 
 class SandboxUnavailable(UserError):

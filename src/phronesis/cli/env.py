@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-import signal
 from typing import Annotated
 
 import typer
 
+from phronesis.cli.env_serve import as_openenv, as_service
 from phronesis.cli.output import AsJson, examples, new_app, say, say_json, table
 from phronesis.config import arguments
-from phronesis.env import EnvSpec
 from phronesis.envs import registry
-from phronesis.envs.adapters.openenv.server import serving
 from phronesis.envs.check import render, run_check
+from phronesis.envs.services.serve import ServeConfig
 from phronesis.errors import ConfigError, UnknownName
 
 app = new_app()
@@ -25,6 +24,7 @@ app = new_app()
         "phronesis env list --json",
         "phronesis env check ledger",
         "phronesis env check my_pkg.my_env:make size=4",
+        "phronesis env serve ledger --register http://127.0.0.1:8600",
         "phronesis env serve countdown --openenv",
     )
 )
@@ -80,30 +80,37 @@ def check_environment(
 
 @app.command(
     "serve",
-    epilog=examples("phronesis env serve countdown --openenv", "phronesis env serve guess size=20 --openenv --port 0"),
+    epilog=examples(
+        "phronesis env serve ledger max_difficulty=1 --register http://127.0.0.1:8600",
+        "phronesis env serve countdown --openenv",
+        "phronesis env serve guess size=20 --openenv --port 0",
+    ),
 )
 def serve_environment(
     name: Annotated[str, typer.Argument(metavar="NAME", help="Environment name or package.module:make.")],
     dials: Annotated[list[str] | None, typer.Argument(metavar="DIAL=VALUE", help="The environment's arguments.")] = None,
+    register: Annotated[
+        str | None, typer.Option("--register", metavar="URL", help="Play for the run whose registrar is there.")
+    ] = None,
     openenv: Annotated[bool, typer.Option("--openenv", help="In OpenEnv's protocol, over a WebSocket.")] = False,
-    port: Annotated[int, typer.Option(help="Of this machine; 0 takes a free one.")] = 8400,
-    sessions: Annotated[int, typer.Option(help="Episodes at once.")] = 64,
+    host: Annotated[str, typer.Option(help="Address to listen at.")] = "127.0.0.1",
+    port: Annotated[int | None, typer.Option(help="0 takes a free one; that, or 8400 for OpenEnv.")] = None,
+    url: Annotated[str | None, typer.Option(help="Where the run reaches this service, if not found out.")] = None,
+    capacity: Annotated[int, typer.Option(help="Episodes at once.")] = 64,
     as_json: AsJson = False,
 ) -> None:
-    """Serve an environment to clients of other makes on this machine. Ends with Ctrl-C."""
-    if not openenv:
-        raise ConfigError("say in which protocol to serve: --openenv")
-    spec = registry.get(name, arguments(dials or []))
-    asyncio.run(_serve(spec, port, sessions, as_json))
+    """Serve an environment: to training runs, or to clients of OpenEnv. Ends with Ctrl-C.
 
-
-async def _serve(spec: EnvSpec, port: int, sessions: int, as_json: bool) -> None:
-    stop, loop = asyncio.Event(), asyncio.get_running_loop()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, stop.set)
-    async with serving(spec, port=port, most=sessions) as address:
-        if as_json:
-            say_json({"address": address, "env": spec.name})
-        else:
-            say(f"serving {spec.name} at {address}; an OpenEnv client connects to it. Ctrl-C stops.")
-        await stop.wait()
+    For runs whose environment is "served": the service registers, plays the episodes it is given, registers again when the run
+    comes back, and on SIGTERM finishes what it plays.
+    """
+    args = arguments(dials or [])
+    if openenv:
+        if register is not None or url is not None or host != "127.0.0.1":
+            raise ConfigError("OpenEnv knows no registration and no password: leave out --register, --url and --host")
+        asyncio.run(as_openenv(registry.get(name, args), 8400 if port is None else port, capacity, as_json))
+        return
+    if register is None:
+        raise ConfigError("say for whom to serve: --register URL for a training run, or --openenv")
+    config = ServeConfig(register=register, host=host, port=port or 0, url=url, capacity=capacity)
+    asyncio.run(as_service(name, args, config, as_json))

@@ -79,6 +79,8 @@ CATALOGUES = (
     Listing("verifiers_v0", f"{_ADAPTERS}.verifiers:environment", "A module with load_environment, of verifiers v0"),
 )
 """Catalogues that people already have. Known by name; what they play is installed apart, with ``phronesis catalogue setup``."""
+SERVED = Listing("served", "phronesis.envs.services.served:make", "Another world, played by services elsewhere, env=NAME")
+"""Known by name, too, and nothing without a world."""
 ROWS = Listing("rows", "phronesis.envs.rows:make", "Your own file of prompts and answers, with a judge: path=FILE")
 """Known by name, too, and nothing without a file."""
 
@@ -103,7 +105,7 @@ def get(name: str, args: Mapping[str, object] | None = None) -> EnvSpec:
             `EnvSpec`.
     """
     args = dict(args or {})
-    known = {listing.name: listing.path for listing in (*names(), *CATALOGUES, OUTSIDE, ROWS)}
+    known = {listing.name: listing.path for listing in (*names(), *CATALOGUES, OUTSIDE, ROWS, SERVED)}
     if ":" in name:
         path = name
     elif name in known:

@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
 from phronesis.chat.format import ChatFormat
-from phronesis.env import Env
+from phronesis.env import Admits, Env
 from phronesis.policy import Chats, Policy
 from phronesis.records import Episode, Failure, Message, Stop, Task, ToolSpec, Turn
 from phronesis.rollout.failures import FOREIGN, describe, hung, is_cancelled
@@ -40,6 +40,7 @@ class Attempt:
         self.task, self.seed, self.make_env = task, seed, make_env
         self.draws = seed
         self.policy, self.chat, self.limits, self.sampling, self.key = policy, chat, limits, sampling, key
+        self.by_ids = isinstance(policy, Policy)
         self.waiting = waiting
         self.turns: list[Turn] = []
         self.opening: tuple[Message, ...] = ()
@@ -97,7 +98,23 @@ class Attempt:
 
         env = await self.guard("env.make", build, Stop.env_fault, self.limits.env_seconds)
         self.envs.append(env)
+        if isinstance(env, Admits):
+            await self._admit(env)
         return env
+
+    async def _admit(self, env: Admits) -> None:
+        """Waits for an environment's place. How long depends on other episodes, so that it does not count as this one's time."""
+        began = time.monotonic()
+        self.waiting[self.key] = env.waits_for
+        try:
+            await env.admit()
+        except FOREIGN as error:
+            if is_cancelled(error):
+                raise
+            raise self.end(Stop.env_fault, describe("env.admit", error)) from error
+        finally:
+            self.waiting.pop(self.key, None)
+            self.started += time.monotonic() - began
 
     async def close(self) -> None:
         """Closes every environment once; a failure to close is recorded only when nothing else went wrong.
