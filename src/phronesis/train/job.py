@@ -72,7 +72,7 @@ def run(
     """
     config.validate()
     if config.cluster is not None and hire is None:
-        raise ConfigError("cluster asks for workers and nobody hires them; give hire=phronesis.cluster.hiring(), or leave it out")
+        raise ConfigError("cluster asks for workers, whom nobody hires; give hire=phronesis.cluster.hiring() or leave it out")
     terms = Terms(hire, at_hand=spec)
     if spec is None:
         spec = worlds.world(config)
