@@ -217,6 +217,12 @@ class Retries:
                 self._counts["lost"] += 1
                 return last
 
+    def aside(self) -> Retries:
+        """The same retries, budget and breakers with an account of its own, e.g. for an evaluation while training plays on."""
+        other = Retries(self.config, seed=self._seed, breakers=self.breakers, note=self._note, sleep=self._sleep)
+        other.budget = self.budget
+        return other
+
     def metrics(self) -> dict[str, float]:
         """What was retried since this was last asked, and the breakers, under metric keys; empty where nothing failed."""
         found = {f"retries/{key}": float(n) for key, n in sorted(self._counts.items()) if n}

@@ -16,11 +16,12 @@ import time
 from collections.abc import Sequence
 
 from phronesis.rollout.play import check_played, play_group
+from phronesis.rollout.repair import left_out
 from phronesis.train import worlds
 from phronesis.train.ages import age_metrics
 from phronesis.train.buffer import Buffer, Started
 from phronesis.train.dynamic import Sampled
-from phronesis.train.loop import Loop, dropped, learn, measured
+from phronesis.train.loop import Loop, learn, measured
 from phronesis.train.silence import Silence
 from phronesis.train.under_way import tickets
 
@@ -47,7 +48,7 @@ async def train_async(loop: Loop, buffer: Buffer) -> None:
             waited = time.monotonic()
             played = [s.group for s in batch if s.group is not None]
             check_played(f"batch {step}", [e for group in played for e in group.episodes])
-            spare = {group.id: group for group in played if dropped(loop, group)}
+            spare = {group.id: group for group in played if left_out(group, config.retry.incomplete)}
             sampled = Sampled([group for group in played if group.id not in spare], list(spare.values()), 1)
             learned = await learn(loop, step, sampled)
             loop.push()

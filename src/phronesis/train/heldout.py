@@ -63,6 +63,7 @@ class HeldOut:
                 at = {"before": 0, "after": self.config.steps}.get(when)
                 self._chart(int(when.removeprefix("step")) if at is None else at, found)
             self._finish(name, found, began)
+            self._told(name, stage)
 
     async def swap(self, policy: Seat) -> None:
         """Plays the sampled held-out episodes again on one another's thoughts."""
@@ -80,9 +81,18 @@ class HeldOut:
             stage, episodes, name=name, concurrency=self.config.concurrency, on_episode=self._counter(name, pairs)
         )
         self._finish(name, found, began)
+        self._told(name, stage)
+
+    def _told(self, name: str, stage: Stage) -> None:
+        """Writes down what was played again, beside the metrics of training steps."""
+        counts = {} if stage.retries is None else {k.partition("/")[2]: v for k, v in stage.retries.metrics().items()}
+        if counts:
+            said = ", ".join(f"{key} {n:g}" for key, n in counts.items())
+            self.writer.event("retries", f"{name}: {said}", **counts)
 
     def _stage(self, policy: Seat, temperature: float) -> Stage:
-        return replace(policy.stage(self.spec, self.config, Sampling(temperature=temperature)), retries=self.retries)
+        retries = None if self.retries is None else self.retries.aside()
+        return replace(policy.stage(self.spec, self.config, Sampling(temperature=temperature)), retries=retries)
 
     def _counter(self, name: str, total: int) -> Callable[[Episode], None]:
         """Stores each episode of a phase and reports how many there are."""

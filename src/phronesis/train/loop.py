@@ -151,15 +151,9 @@ def measured(loop: Loop, sampled: Sampled, learned: Learned) -> dict[str, float]
     extra |= sampled.metrics() if loop.config.dynamic is not None else {}
     extra |= loop.player.metrics() if loop.player is not None else {}
     extra |= loop.stage.retries.metrics() if loop.stage.retries is not None else {}
+    broken = sum(left_out(group, loop.config.retry.incomplete) for group in sampled.spare)
+    extra |= {"retries/dropped": float(broken)} if broken else {}
     return episode_metrics(loop.stage.spec, sampled.played, learned.credits) | update_metrics(learned.update) | extra
-
-
-def dropped(loop: Loop, group: EpisodeGroup) -> bool:
-    """Whether a played group is left out since some of its episodes fault, as configured; counts it."""
-    out = left_out(group, loop.config.retry.incomplete)
-    if out and loop.stage.retries is not None:
-        loop.stage.retries.count("dropped")
-    return out
 
 
 async def play_step(loop: Loop, step: int) -> Sampled:
@@ -185,7 +179,7 @@ async def play_step(loop: Loop, step: int) -> Sampled:
 
     def usable(group: EpisodeGroup) -> bool:
         out = isinstance(loop.player, LeavesOut) and loop.player.leaves_out(group)
-        return not out and not dropped(loop, group)
+        return not out and not left_out(group, config.retry.incomplete)
 
     playing = sample(play, config.groups, 1 if config.dynamic is None else config.dynamic.max_rounds, usable)
     return await loop.heartbeat(step, "play").watch(playing, reason)
