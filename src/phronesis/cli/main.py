@@ -24,6 +24,7 @@ from phronesis.errors import PhronesisError, UnknownName, UserError
 COMMANDS = {
     "train": "train an agent: a recipe or a TOML file, with overrides",
     "status": "say what a run does, what it waits for, or why it ended",
+    "shares": "show or change how much of a run each of its sources makes up",
     "pairs": "learn from preferences: of a file, or of a run's stored attempts",
     "algorithms": "list the algorithms training can use, and explain one",
     "eval": "evaluate a trained agent on held-out tasks",

@@ -10,10 +10,33 @@ import random
 from collections.abc import Callable
 from dataclasses import replace
 
-from phronesis.env import EnvSpec, Speaker
+from phronesis.env import Env, EnvSpec, Expert, Speaker
 from phronesis.envs.scripted import Clock, play_scripted, uniform
-from phronesis.records import Conversation
+from phronesis.errors import ConfigError
+from phronesis.records import Conversation, Message, ToolSpec
 from phronesis.seeding import rng, stream
+
+
+def imperfect(expertise: float) -> Callable[[random.Random], Speaker]:
+    """Agents that do what the environment's expert would with probability `expertise`, and otherwise pick at random.
+
+    Raises:
+        ConfigError: `expertise` is no probability.
+    """
+    if not 0 <= expertise <= 1:
+        raise ConfigError(f"expertise {expertise!r} must lie in [0, 1]")
+
+    def speaker(source: random.Random) -> Speaker:
+        guess = uniform(source)
+
+        async def speak(env: Env, tools: tuple[ToolSpec, ...]) -> Message:
+            if isinstance(env, Expert) and source.random() < expertise:
+                return await env.expert()
+            return await guess(env, tools)
+
+        return speak
+
+    return speaker
 
 
 def with_demonstrations(

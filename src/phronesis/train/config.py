@@ -12,6 +12,7 @@ from phronesis.credit.rule import ComparesSiblings
 from phronesis.credit.turnwise.gigpo import GiGPOCredit
 from phronesis.data.order import Listed, TaskOrder
 from phronesis.engine.embedded import EngineConfig
+from phronesis.envs.services.config import ServicesConfig
 from phronesis.errors import ConfigError, GroupTooSmall
 from phronesis.gateway.book import GatewayConfig
 from phronesis.models.lora import LoraConfig
@@ -55,6 +56,9 @@ class PrimeConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
 
     demonstrations: int = 3000
     """Conversations generated, at least 1."""
+    expertise: float | None = None
+    """What environments show that demonstrate nothing themselves: an agent that does what their expert would with this
+    probability, in [0, 1], and otherwise picks at random (0 where there is no expert). None asks for their own."""
     think: bool = True
     """Keep the think blocks; False removes them, so that the policy acts without thinking."""
     supervised: SupervisedConfig = SupervisedConfig()
@@ -111,6 +115,8 @@ class RunConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     ``package.module:make`` of what gives a `phronesis.rollout.play.GroupPlayer`."""
     gateway: GatewayConfig | None = None
     """Serve the policy to agents outside, who play the episodes with their own tools and rewards; None plays them here."""
+    services: ServicesConfig | None = None
+    """Let environment services register, for environments that are ``served``; None where all is played here."""
     tasks: TaskOrder = Listed()
     """Which training task comes next; evaluation takes them as listed."""
     asynchrony: AsyncConfig | None = None
@@ -175,6 +181,8 @@ class RunConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
             raise ConfigError(f"threads must be at least 1, got {self.threads!r}")
         if self.evaluation.tasks < 0 or self.evaluation.every < 0:
             raise ConfigError("evaluation.tasks and evaluation.every must be at least 0")
+        if self.prime is not None and not 0 <= (self.prime.expertise or 0) <= 1:
+            raise ConfigError(f"prime.expertise must lie in [0, 1], got {self.prime.expertise!r}")
         if self.prime is not None and self.prime.demonstrations < 1:
             raise ConfigError(f"prime.demonstrations must be at least 1, got {self.prime.demonstrations!r}")
         if self.steps and self.group_size == 1 and needs_siblings(self.credit):
@@ -202,7 +210,7 @@ class RunConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         if self.batch.repair and self.retry.incomplete != "learn_from_rest":
             raise ConfigError(
                 f"batch.repair fills the places of faulty episodes with copies, and retry.incomplete {self.retry.incomplete!r} "
-                'decides otherwise; leave one of them out'
+                "decides otherwise; leave one of them out"
             )
         if self.groups * self.group_size % self.learner.minibatches:
             raise ConfigError(

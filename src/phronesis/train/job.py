@@ -16,6 +16,7 @@ from phronesis.alive.watchdog import Watchdog
 from phronesis.data.mixture import Mixture
 from phronesis.data.sources import SpecTasks
 from phronesis.env import EnvSpec
+from phronesis.envs.services.directory import Directory
 from phronesis.errors import ConfigError, TrainingError
 from phronesis.reason.players import build as players
 from phronesis.rollout.play import Stage
@@ -28,8 +29,8 @@ from phronesis.train.config import EnvChoice, RunConfig
 from phronesis.train.crediting import check_critic
 from phronesis.train.crew import Crew, Hire, Terms, hired
 from phronesis.train.heldout import HeldOut
-from phronesis.train.learner import Learner
 from phronesis.train.last_words import last_words
+from phronesis.train.learner import Learner
 from phronesis.train.lessons.lesson import Ground
 from phronesis.train.lint import lint, refuse
 from phronesis.train.loop import Loop, train
@@ -37,6 +38,7 @@ from phronesis.train.outside import agents_outside, check_outside
 from phronesis.train.phases import Phases, Timing
 from phronesis.train.progress import Listener, Progress, heard, silent
 from phronesis.train.seat import Seat
+from phronesis.train.services import check_services, played_by, registrar
 from phronesis.train.state import RunState
 from phronesis.train.steering import Steering
 from phronesis.train.summary import Summary, summarise_run
@@ -80,6 +82,7 @@ def run(
         raise ConfigError("a run with sources names its environments; it cannot take another one by hand")
     elif config.env == EnvChoice():
         config = replace(config, env=EnvChoice(name=spec.name))
+    spec = worlds.shown(config, spec)
     check(config, spec)
     if config.threads is not None:
         torch.set_num_threads(config.threads)
@@ -114,6 +117,7 @@ def check(config: RunConfig, spec: EnvSpec) -> None:
     """
     refuse(lint(config))
     check_outside(config, spec)
+    check_services(config, spec)
     if config.prime is not None and spec.demonstrate is None:
         raise ConfigError(f'environment {spec.name!r} has no demonstrations to prime on; set prime = "none"')
     worlds.tasks(config, spec)
@@ -144,16 +148,28 @@ class _Job:
     async def run(self) -> Summary:
         """All phases in order."""
         try:
-            return await self._phases()
+            with registrar(self.config, self.spec, self.writer) as services:
+                return await self._phases(services)
         finally:
             if self.state.fleet is not None:
                 await self.state.fleet.close()
                 if self.state.fleet.account:
                     self.writer.event("servers", self.state.fleet.account, retries=self.state.fleet.retries.total())
 
-    async def _phases(self) -> Summary:
+    async def _phases(self, services: Directory | None) -> Summary:
         policy, start = await self.state.open()
         self._note_arithmetic(policy)
+        with played_by(services):
+            outside = await self._play_and_learn(policy, start)
+            if self.config.evaluation.swapped and self.config.evaluation.tasks and not outside:
+                await self.heldout.swap(policy)
+        parameters = sum(p.numel() for p in policy.decoder.parameters())
+        summary = summarise_run(self.config, self.state.hash, parameters, self.spec, self.writer, self.phases)
+        self.writer.write_summary(summary)
+        return summary
+
+    async def _play_and_learn(self, policy: Seat, start: int) -> bool:
+        """Evaluates, trains and evaluates again; whether agents outside played."""
         async with (
             agents_outside(self.config, self.spec, policy, self.writer) as outside,
             hired(self.config, self.terms, policy, self.state.tokenizer, self.writer) as crew,
@@ -165,12 +181,7 @@ class _Job:
             await self._train(policy, start)
             self._check_base(policy)
             await self.heldout.evaluate("after", policy)
-        if self.config.evaluation.swapped and self.config.evaluation.tasks and outside is None:
-            await self.heldout.swap(policy)
-        parameters = sum(p.numel() for p in policy.decoder.parameters())
-        summary = summarise_run(self.config, self.state.hash, parameters, self.spec, self.writer, self.phases)
-        self.writer.write_summary(summary)
-        return summary
+        return outside is not None
 
     async def _train(self, policy: Seat, start: int) -> None:
         config, began = self.config, time.monotonic()
@@ -199,7 +210,9 @@ class _Job:
         steering = Steering(source, self.writer) if isinstance(source, Mixture) else None
         if steering is not None:
             steering.look()
-        stage = replace_stage(policy.stage(self.spec, config, config.sampling), retries=self.state.retries)
+        stage = replace_stage(
+            policy.stage(worlds.training(config, self.spec), config, config.sampling), retries=self.state.retries
+        )
         loop = Loop(
             config=config,
             stage=stage,

@@ -8,6 +8,7 @@ from msgspec import Struct
 
 from phronesis.credit.build import CreditConfig
 from phronesis.data.order import Listed, TaskOrder
+from phronesis.envs.trouble import Trouble
 from phronesis.errors import ConfigError
 from phronesis.rollout.limits import Limits
 
@@ -36,6 +37,8 @@ class SourceConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     """Which of its tasks comes next."""
     limits: Limits | None = None
     """What its episodes may use; None takes the run's limits."""
+    trouble: Trouble | None = None
+    """Make it slow and break it on purpose while training, to see how a run bears it; None leaves it as it is."""
     rubric: str | None = None
     """Import path ``package.module:rubric`` of a `phronesis.env.Rubric`, or of what makes one without arguments, that judges
     its episodes instead of the environment's own."""
@@ -56,3 +59,5 @@ class SourceConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
             raise ConfigError(f"sources.{name}.concurrency must be at least 1, got {self.concurrency!r}")
         if self.limits is not None:
             self.limits.validate()
+        if self.trouble is not None:
+            self.trouble.validate()

@@ -15,7 +15,9 @@ from phronesis.credit.rule import CreditRule, NeedsUtterances, NeedsValues
 from phronesis.data.mixture import Mixture, Shares
 from phronesis.env import EnvSpec, Rubric, TaskSource
 from phronesis.envs import registry
+from phronesis.envs.demonstrations import imperfect, with_demonstrations
 from phronesis.envs.mixture import mix
+from phronesis.envs.trouble import troubled
 from phronesis.errors import ConfigError
 from phronesis.rollout.gates import Gates
 from phronesis.train.config import RunConfig
@@ -30,8 +32,23 @@ def world(config: RunConfig) -> EnvSpec:
         ConfigError: one cannot be made, or its rubric cannot be found.
     """
     if not config.sources:
-        return registry.get(config.env.name, config.env.args)
-    return mix({name: _judged(source) for name, source in config.sources.items()})
+        return shown(config, registry.get(config.env.name, config.env.args))
+    return mix({name: shown(config, _judged(source)) for name, source in config.sources.items()})
+
+
+def shown(config: RunConfig, spec: EnvSpec) -> EnvSpec:
+    """The environment with demonstrations by `prime.expertise`, where it has none and they are asked for."""
+    if spec.demonstrate is not None or config.prime is None or config.prime.expertise is None:
+        return spec
+    return with_demonstrations(spec, imperfect(config.prime.expertise))
+
+
+def training(config: RunConfig, spec: EnvSpec) -> EnvSpec:
+    """What is played in training: the sources with the trouble they are to be in. Evaluation plays them without."""
+    slow = {n: source.trouble for n, source in config.sources.items() if source.trouble is not None}
+    if not slow:
+        return spec
+    return replace(spec, parts={n: troubled(part, slow[n]) if n in slow else part for n, part in spec.parts.items()})
 
 
 def tasks(config: RunConfig, spec: EnvSpec, may: Callable[[str], bool] | None = None) -> TaskSource:
