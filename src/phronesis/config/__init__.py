@@ -11,9 +11,10 @@ structs told apart by their tag (``loss.type = "ppo_clip"``). TOML has no null, 
 from phronesis.config.hints import field_docs
 from phronesis.config.importing import import_path
 from phronesis.config.resolve import Table, arguments, finish, load, overlay, plain, read_layers, start
-from phronesis.config.write import config_hash, differences, to_toml
+from phronesis.config.write import WHERE, config_hash, differences, to_toml
 
 __all__ = [
+    "WHERE",
     "Table",
     "arguments",
     "config_hash",

@@ -29,11 +29,15 @@ def to_toml(config: Struct) -> str:
     return tomli_w.dumps(cast(dict[str, Any], _plain(config, "")))
 
 
-def config_hash(config: Struct, ignore: Sequence[str] = ("name", "out")) -> str:
+WHERE = ("name", "out", "learners")
+"""Top-level settings that say what a run is called, where it lies and who computes it, not what it does."""
+
+
+def config_hash(config: Struct, ignore: Sequence[str] = WHERE) -> str:
     """12 hex digits that identify what a config computes.
 
-    Independent of the order of fields and keys. The dotted paths in `ignore` do not count: by default the top-level
-    ``name`` and ``out``, which say what a run is called and where it lies, not what it does. The seed counts.
+    Independent of the order of fields and keys. The dotted paths in `ignore` do not count; by default those of `WHERE`. The
+    seed counts.
     A new field changes the hash of every config of its class, as it must: the code that reads it is different.
     """
     values = _flat(cast(Table, msgspec.to_builtins(config, str_keys=True)))

@@ -82,7 +82,7 @@ def score(
         hidden_KD = hidden_ND.index_select(0, packed.predictors_K)
         slices: list[tuple[Tensor, ...]] = []
         rows = max(1, MAX_LOGITS // decoder.vocab_size // (1 if teaching is None else 2))
-        for start in range(0, hidden_KD.shape[0], rows):
+        for start in range(0, max(1, hidden_KD.shape[0]), rows):  # without trained tokens, still through the output layer
             part = slice(start, start + rows)
             temperatures = None if packed.temperatures_K is None else packed.temperatures_K[part]
             taught = None if teaching is None else teaching._replace(hidden_KD=teaching.hidden_KD[part])

@@ -74,8 +74,9 @@ class GroupLearner:
         began = perf_counter()
         try:
             ranks = self._held()
-            found = msgspec.msgpack.decode(ranks.ask("update", msgspec.msgpack.encode(batch))[0], type=wire.Updated)
-            for warning in found.warnings:
+            answers = ranks.ask("update", msgspec.msgpack.encode(batch))
+            found, *others = (msgspec.msgpack.decode(answer, type=wire.Updated) for answer in answers)
+            for warning in dict.fromkeys(w for one in (found, *others) for w in one.warnings):
                 log.warning("%s", warning)
             if found.metrics.steps:
                 arrived = memoryview(ranks.ask("weights")[0]) if self._shared is None else memoryview(self._shared)

@@ -42,6 +42,7 @@ class Rank:
         self._layout: bucket.Layout | None = None
         self._shared: memoryview | None = None
         self._said: list[str] = []
+        logging.getLogger("phronesis").addHandler(_Listening(self._said))
 
     def setup(
         self,
@@ -97,8 +98,6 @@ class Rank:
         if given.method == "fsdp":
             decoder = together.shard(decoder, self.device)
         self._learner = Learner(decoder, given.learner, peers=together.peers_of(given.method, self.device))
-        if self.rank == 0:
-            logging.getLogger("phronesis").addHandler(_Listening(self._said))
 
     def update(self, body: bytes) -> bytes:
         """Learns from a batch; where memory is shared, the new weights lie there when all have answered.
