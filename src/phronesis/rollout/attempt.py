@@ -103,7 +103,7 @@ class Attempt:
         return env
 
     async def _admit(self, env: Admits) -> None:
-        """Waits for an environment's place. How long depends on other episodes, so that it does not count as this one's time."""
+        """Waits for an environment's place. How long depends on other episodes, so that this one is not charged for it."""
         began = time.monotonic()
         self.waiting[self.key] = env.waits_for
         try:
