@@ -88,7 +88,7 @@ class HeldOut:
         counts = {} if stage.retries is None else {k.partition("/")[2]: v for k, v in stage.retries.metrics().items()}
         if counts:
             said = ", ".join(f"{key} {n:g}" for key, n in counts.items())
-            self.writer.event("retries", f"{name}: {said}", **counts)
+            self.writer.event("retries", f"{name}: {said}", None, **counts)
 
     def _stage(self, policy: Seat, temperature: float) -> Stage:
         retries = None if self.retries is None else self.retries.aside()
