@@ -45,7 +45,9 @@ class Model:
     def __init__(self, chat: ChatFormat):
         calls = [
             Message(
-                role="assistant", thought=THOUGHT, tool_calls=(ToolCall(id="", name="look_up", arguments={"key": f"{word}-{n}"}),)
+                role="assistant",
+                thought=THOUGHT,
+                tool_calls=(ToolCall(id="", name="look_up", arguments={"key": f"{word}-{n}"}),),
             )
             for word in WORDS
             for n in range(20)

@@ -16,6 +16,7 @@ import random
 import statistics
 import time
 from collections.abc import Sequence
+from functools import cache
 from typing import NamedTuple
 
 TURNS = 8
@@ -36,7 +37,9 @@ class Waits(NamedTuple):
 def waits(episode: int) -> list[Waits]:
     """What episode number `episode` waits for, turn by turn: the same on every side."""
     rng = random.Random(episode)
-    return [Waits(rng.lognormvariate(math.log(MODEL_MEDIAN), MODEL_SIGMA), rng.uniform(TOOL_LOW, TOOL_HIGH)) for _ in range(TURNS)]
+    return [
+        Waits(rng.lognormvariate(math.log(MODEL_MEDIAN), MODEL_SIGMA), rng.uniform(TOOL_LOW, TOOL_HIGH)) for _ in range(TURNS)
+    ]
 
 
 def ideal_seconds(lengths: Sequence[float], concurrency: int) -> float:
@@ -52,6 +55,7 @@ def ideal_seconds(lengths: Sequence[float], concurrency: int) -> float:
     return max(ends)
 
 
+@cache
 def question(task: int, words: int) -> str:
     """A task's text of so many words, which no other task shares."""
     rng = random.Random(f"task {task}")

@@ -76,7 +76,7 @@ class Policy(Protocol):
     """Anything that continues a sequence of ids."""
 
     async def sample(self, prompt: Sequence[int], params: SamplingParams) -> Completion:
-        """Continues `prompt`.
+        """Continues `prompt`: any sequence of ids, in play an `array("i")` that belongs to the call.
 
         Raises:
             PolicyFault: the engine could not answer; the episode becomes an infrastructure fault.
@@ -158,7 +158,7 @@ def prompt_crc(ids: Sequence[int]) -> int:
     >>> prompt_crc([1, 2, 3]) == prompt_crc((1, 2, 3)) != prompt_crc([1, 3, 2])
     True
     """
-    packed = array("i", ids)
+    packed = ids if isinstance(ids, array) and ids.typecode == "i" else array("i", ids)
     if packed.itemsize != 4:
         raise RuntimeError("this platform's C int is not 32 bits")
-    return zlib.crc32(packed.tobytes())
+    return zlib.crc32(packed)

@@ -199,7 +199,7 @@ class Template:
         known = self._memo.get(text)
         if known is not None:
             return known
-        ids = tuple(self._core.encode(text, add_special_tokens=False).ids)
+        ids = tuple(self._core.encode_batch_fast([text], add_special_tokens=False)[0].ids)  # without the places in the text
         if len(text) <= _MEMO_TEXT:
             if len(self._memo) >= _MEMO_SIZE:
                 self._memo.clear()

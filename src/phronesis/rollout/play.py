@@ -21,6 +21,7 @@ from phronesis.rollout.breaker import POLICY, rubric_of
 from phronesis.rollout.failures import FOREIGN, describe, hung, is_cancelled
 from phronesis.rollout.gates import Gate, Gates
 from phronesis.rollout.limits import Limits, Sampling
+from phronesis.rollout.pace import Pace
 from phronesis.rollout.repair import faulty, refill_id
 from phronesis.rollout.retries import RUBRIC, Retries, Work, episode_fault, rubric_fault
 from phronesis.rollout.session import Attempt, EpisodeOver, EpisodeSession
@@ -171,6 +172,7 @@ async def finish(stage: Stage, ticket: Ticket, attempt: Attempt, begin: Callable
         asyncio.CancelledError: the caller gave up; environments are closed first.
     """
     try:
+        await Pace.of_loop().turn()
         session = await begin()
         if not session.done:
             await stage.agent.run(session)
@@ -211,6 +213,7 @@ async def score(spec: EnvSpec, group: EpisodeGroup, seconds: float = Limits().ru
         seconds: how long the rubric may take.
     """
     deadline = asyncio.timeout(seconds)
+    await Pace.of_loop().turn()
     try:
         async with deadline:
             rewards = check_rewards(await spec.rubric.score(group), group)
@@ -356,12 +359,24 @@ async def play_again(stage: Stage, ticket: Ticket, gate: Gate) -> Episode:
         asyncio.CancelledError: the caller gave up; environments are closed first.
         SourceDown: the run cannot do without what fails all the time.
     """
+    return await tried(stage, ticket, gate, lambda: play(stage, ticket))
+
+
+async def tried(stage: Stage, ticket: Ticket, gate: Gate, once: Callable[[], Awaitable[Episode]]) -> Episode:
+    """What `once` plays, through the gate; where that faults, what it plays in another attempt, as `play_again`.
+
+    Args:
+        stage: says how often.
+        ticket: of the episode.
+        gate: entered by every attempt.
+        once: one attempt with a fresh world.
+    """
     if stage.retries is None:
         async with gate:
-            return await play(stage, ticket)
+            return await once()
     sources = (ticket.task.env, POLICY)
     work = Work(id=ticket.id, group=ticket.group or ticket.id, sources=sources, gate=gate, waiting=stage.waiting)
-    played = await stage.retries.run(work, lambda: play(stage, ticket), episode_fault)
+    played = await stage.retries.run(work, once, episode_fault)
     if isinstance(played, Episode):
         return played
     return Episode(

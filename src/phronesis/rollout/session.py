@@ -6,9 +6,10 @@ ids of the new messages. Only when the chat format rewrites history does a new b
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple, TypeVar, cast
 
 import msgspec
 
@@ -16,11 +17,13 @@ from phronesis.agent import Budget
 from phronesis.env import Env, Snapshots
 from phronesis.envs.guard import validate_reply
 from phronesis.errors import EnvFault, UserError
-from phronesis.policy import Policy, SamplingParams
+from phronesis.policy import Chats, Policy, SamplingParams
 from phronesis.records import Failure, Message, Reply, Stop, ToolSpec, Turn
 from phronesis.rollout import spoken
 from phronesis.rollout.attempt import Attempt, EpisodeOver
 from phronesis.rollout.failures import describe
+from phronesis.rollout.opening import opened
+from phronesis.rollout.pace import Pace
 from phronesis.seeding import stream
 
 T = TypeVar("T")
@@ -43,7 +46,7 @@ class EpisodeSession:
 
     def __init__(self, attempt: Attempt, env: Env):
         self.attempt, self.env = attempt, env
-        self._prompt: list[int] = []
+        self._prompt = array("i")
         self._pending: tuple[int, ...] = ()
         self._messages: list[Message] = []
         self._tools: tuple[ToolSpec, ...] = ()
@@ -92,7 +95,10 @@ class EpisodeSession:
         if reply.done:
             self.over = reply.stop or Stop.completed
             return
-        self._pending = self._render("chat.open", lambda: a.chat.open(self._messages, self._tools))
+        try:
+            self._pending = await opened(a.chat, self._messages, self._tools)
+        except Exception as error:  # templates may raise anything
+            raise a.end(Stop.env_fault, describe("chat.open", error)) from error
 
     async def sample(
         self,
@@ -120,7 +126,7 @@ class EpisodeSession:
         self._line.append(self._last)
         a.turns.append(turn)
         a.sampled_tokens += turn.produced
-        self._prompt = [*self._prompt, *self._pending, *turn.completion]
+        self._prompt.extend((*self._pending, *turn.completion))
         self._pending = ()
         self._messages.append(turn.action or Message(role="assistant"))
         return turn
@@ -191,7 +197,7 @@ class EpisodeSession:
         if not isinstance(self.env, Snapshots):
             raise UserError(f"{type(self.env).__name__!r} has no snapshots to restore; replay the line instead")
         await a.guard("env.restore", partial(self.env.restore, state), Stop.env_fault, a.limits.env_seconds)
-        self._prompt, self._pending, self._last = [*other._prompt], other._pending, other._last
+        self._prompt, self._pending, self._last = other._prompt[:], other._pending, other._last
         self._messages, self._tools, self._line = [*other._messages], other._tools, [*other._line]
 
     async def replay(self, line: Sequence[int]) -> None:
@@ -211,7 +217,7 @@ class EpisodeSession:
             reply = await self._answer("env.step", partial(self.env.step, turn.action))
             if msgspec.structs.replace(reply, metrics=turn.reply.metrics) != turn.reply:
                 raise self._differs(f"turn {i}")
-            self._prompt = [*self._prompt, *self._pending, *turn.completion]
+            self._prompt.extend((*self._pending, *turn.completion))
             self._messages.append(turn.action)
             self._last, self._pending = i, ()
             self._line.append(i)
@@ -239,7 +245,7 @@ class EpisodeSession:
             self._pending = extension.ids
 
     def _restart(self, ids: tuple[int, ...]) -> None:
-        self._prompt, self._pending, self._last = [], ids, None
+        self._prompt, self._pending, self._last = array("i"), ids, None
         self._branch = self.attempt.branches
         self.attempt.branches += 1
 
@@ -271,9 +277,10 @@ class EpisodeSession:
     async def _say(self, params: SamplingParams) -> Turn:
         """What the policy says next: by ids where it can, by messages where it cannot."""
         a, policy, patience = self.attempt, self.attempt.policy, self.attempt.limits.policy_seconds
-        if isinstance(policy, Policy):
-            prompt = [*self._prompt, *self._pending]
-            completion = await a.guard("policy.sample", lambda: policy.sample(prompt, params), Stop.infra_fault, patience)
+        if a.by_ids:
+            engine, prompt = cast("Policy", policy), self._prompt + array("i", self._pending)
+            completion = await a.guard("policy.sample", lambda: engine.sample(prompt, params), Stop.infra_fault, patience)
+            await Pace.of_loop().turn()
             problem = spoken.flaw(prompt, completion)
             if problem is not None:
                 raise a.end(Stop.infra_fault, Failure(where="policy.sample", kind="TokenMismatch", message=problem))
@@ -282,15 +289,16 @@ class EpisodeSession:
             raise UserError(
                 "a policy that takes messages cannot be made to begin with given ids; use an agent that forces none"
             )
-        history, number = self.messages, a.asked - 1
+        endpoint, history, number = cast("Chats", policy), self.messages, a.asked - 1
         answer = await a.guard(
-            "policy.chat", lambda: policy.chat(history, self._tools, params, number), Stop.infra_fault, patience
+            "policy.chat", lambda: endpoint.chat(history, self._tools, params, number), Stop.infra_fault, patience
         )
         return spoken.of_messages(answer, history, number)
 
     async def _answer(self, where: str, call: Callable[[], Awaitable[Reply]]) -> Reply:
         a = self.attempt
         reply = await a.guard(where, call, Stop.env_fault, a.limits.env_seconds)
+        await Pace.of_loop().turn()
         try:
             return validate_reply(reply, opening=where == "env.reset", max_chars=a.limits.reply_chars)
         except EnvFault as error:

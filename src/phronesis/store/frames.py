@@ -8,14 +8,15 @@ written.
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
 import zstandard
 
-from phronesis.errors import RunFolderError
-from phronesis.store.disk import make_folder, sync
+from phronesis.store.disk import make_folder, sync, writing
 from phronesis.store.quarantine import set_aside
 
 MAGIC = b"\x28\xb5\x2f\xfd"
@@ -57,7 +58,18 @@ class Scan(NamedTuple):
 
 def pack(line: bytes) -> bytes:
     """One line as a frame, with its size and a checksum."""
-    return zstandard.ZstdCompressor(level=LEVEL, write_checksum=True, write_content_size=True).compress(line + b"\n")
+    return _compressor().compress(line + b"\n")
+
+
+def _compressor() -> zstandard.ZstdCompressor:
+    """This thread's own, since making one costs as much as a small frame."""
+    found: zstandard.ZstdCompressor | None = getattr(_own, "compressor", None)
+    if found is None:
+        found = _own.compressor = zstandard.ZstdCompressor(level=LEVEL, write_checksum=True, write_content_size=True)
+    return found
+
+
+_own = threading.local()
 
 
 def unpack(frame: bytes) -> bytes | None:
@@ -174,12 +186,12 @@ class AppendFile:
         """Opens or creates `path`; what follows the last readable item is moved into files beside it, never thrown away.
 
         Raises:
-            RunFolderError: the disk is full or failing; nothing was cut off.
+            DiskError: the disk is full or failing; nothing was cut off.
         """
         self.path = path
         self._fd = -1
         self._pending = self._unnamed = True  # also what an earlier process wrote and never put on the disk
-        with _explained(path):
+        with writing(path):
             make_folder(path.parent)
             self._fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | getattr(os, "O_BINARY", 0), 0o644)
             try:
@@ -197,17 +209,18 @@ class AppendFile:
         """Writes `content` at the end and returns its offset.
 
         Raises:
-            RunFolderError: the disk is full or failing; the file is as it was before.
+            DiskError: the disk is full or failing; the file is as it was before.
         """
         offset = self.size
         self._pending = True
-        with _explained(self.path):
+        with writing(self.path):
             try:
                 written = os.write(self._fd, content)
                 while written < len(content):
                     written += os.write(self._fd, content[written:])
             except BaseException:
-                os.ftruncate(self._fd, offset)
+                with suppress(OSError):  # what is half written is cut off by the next writer otherwise
+                    os.ftruncate(self._fd, offset)
                 raise
         self.size = offset + len(content)
         return offset
@@ -216,11 +229,11 @@ class AppendFile:
         """Puts what was appended on the disk, so that a power cut leaves it; costs nothing when nothing was.
 
         Raises:
-            RunFolderError: the disk is full or failing.
+            DiskError: the disk is full or failing.
         """
         if self._fd < 0 or not self._pending:
             return
-        with _explained(self.path):
+        with writing(self.path):
             os.fsync(self._fd)
             if self._unnamed:
                 sync(self.path.parent)
@@ -230,7 +243,7 @@ class AppendFile:
         """Puts everything on the disk; may be called twice.
 
         Raises:
-            RunFolderError: the disk is full or failing.
+            DiskError: the disk is full or failing.
         """
         try:
             self.sync()
@@ -238,20 +251,3 @@ class AppendFile:
             if self._fd >= 0:
                 os.close(self._fd)
                 self._fd = -1
-
-
-class _explained:
-    """Turns the system's errors into one that says which file and what to do."""
-
-    def __init__(self, path: Path):
-        self.path = path
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: object) -> None:
-        if isinstance(error, OSError):
-            raise RunFolderError(
-                f"cannot write {str(self.path)!r}: {error.strerror or error}; nothing written before is lost: "
-                "free some space or fix the permissions, then continue with --resume"
-            ) from error
