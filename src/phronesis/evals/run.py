@@ -14,7 +14,7 @@ from phronesis.evals.statistics import wilson
 from phronesis.reason.swapped import SwappedThoughts, thoughts_of
 from phronesis.records import Episode, EpisodeGroup, Task
 from phronesis.rollout.gates import Gates
-from phronesis.rollout.play import GroupPlayer, Stage, Ticket, check_played, play, play_groups, score
+from phronesis.rollout.play import GroupPlayer, Stage, Ticket, check_played, judge, play, play_groups, tried
 
 
 class EvalSummary(Struct, frozen=True, kw_only=True):
@@ -142,10 +142,9 @@ async def evaluate_swapped(
     async def one(episode: Episode, donor: Episode) -> Episode:
         id = f"{name}-{episode.id}"
         ticket = Ticket(id=id, task=episode.task, seed=episode.seed, group=id)
-        async with gate:
-            played = await play(replace(stage, agent=SwappedThoughts(thoughts_of(donor))), ticket)
-        group = EpisodeGroup(id=id, task=episode.task, episodes=(played,))
-        scored = await score(stage.spec, group, stage.limits.rubric_seconds)
+        swapped = replace(stage, agent=SwappedThoughts(thoughts_of(donor)))
+        played = await tried(stage, ticket, gate, lambda: play(swapped, ticket))
+        scored = await judge(stage, EpisodeGroup(id=id, task=episode.task, episodes=(played,)))
         if on_episode is not None:
             on_episode(scored.episodes[0])
         return scored.episodes[0]

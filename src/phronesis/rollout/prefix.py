@@ -17,7 +17,7 @@ from phronesis.errors import ConfigError, EnvFault
 from phronesis.policy import prompt_crc
 from phronesis.records import Episode, Failure, Message, Reply, Stop, Task
 from phronesis.rollout.gates import Gate
-from phronesis.rollout.play import Stage, Ticket, finish, open_attempt
+from phronesis.rollout.play import Stage, Ticket, finish, open_attempt, tried
 from phronesis.rollout.session import REPLAY_DIFFERS, Attempt, Begun, EpisodeOver, EpisodeSession
 
 
@@ -94,19 +94,23 @@ class PlayOn:
             greedy: at temperature 0.
             scout: of the same turn; None replays.
         """
-        attempt = self._attempt(cut, ticket, draws, greedy)
+        ticket = replace_data(ticket, seed=cut.episode.seed)
 
-        async def begin() -> EpisodeSession:
-            session = EpisodeSession(attempt, await attempt.open_env())
-            if scout is None:
-                await self._replay(session, cut)
-            else:
-                await session.restore(*scout)
-            session.begun = begun(cut)
-            return session
+        async def once() -> Episode:
+            attempt = self._attempt(cut, ticket, draws, greedy)
 
-        async with self.gate:
-            return await finish(self.stage, replace_data(ticket, seed=cut.episode.seed), attempt, begin)
+            async def begin() -> EpisodeSession:
+                session = EpisodeSession(attempt, await attempt.open_env())
+                if scout is None:
+                    await self._replay(session, cut)
+                else:
+                    await session.restore(*scout)
+                session.begun = begun(cut)
+                return session
+
+            return await finish(self.stage, ticket, attempt, begin)
+
+        return await tried(self.stage, ticket, self.gate, once)
 
     def _attempt(self, cut: Cut, ticket: Ticket, draws: int, greedy: bool = False) -> Attempt:
         stage, episode = self.stage, cut.episode

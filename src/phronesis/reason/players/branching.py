@@ -11,7 +11,7 @@ from phronesis.reason.players.account import Account
 from phronesis.records import Episode, EpisodeGroup
 from phronesis.rollout.forks import join, own_turns
 from phronesis.rollout.gates import Gate
-from phronesis.rollout.play import Stage, Ticket, play, score
+from phronesis.rollout.play import Stage, Ticket, judge, play_again
 from phronesis.rollout.prefix import Cut, PlayOn, check_replay
 from phronesis.seeding import stream
 
@@ -48,11 +48,7 @@ class Brood:
     async def fresh(self, tickets: Sequence[Ticket]) -> list[Wish]:
         """Plays new families from the start; their fresh attempts, as points before the first turn."""
 
-        async def one(ticket: Ticket) -> Episode:
-            async with self._gate:
-                return await play(self.stage, ticket)
-
-        born = await asyncio.gather(*(one(t) for t in tickets))
+        born = await asyncio.gather(*(play_again(self.stage, t, self._gate) for t in tickets))
         first = len(self.families)
         self.families += [[e] for e in born]
         return [Wish(first + n, e, 0) for n, e in enumerate(born)]
@@ -79,7 +75,7 @@ class Brood:
         """
         attempts = [e for family in self.families for e in family]
         asked = EpisodeGroup(id=name, task=attempts[0].task, episodes=tuple(attempts))
-        judged = (await score(self.stage.spec, asked, self.stage.limits.rubric_seconds)).episodes
+        judged = (await judge(self.stage, asked)).episodes
         found: list[Episode] = []
         for family in self.families:
             members, judged = judged[: len(family)], judged[len(family) :]

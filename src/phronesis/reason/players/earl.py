@@ -21,7 +21,7 @@ from phronesis.reason.players.routes import Route, place, routes
 from phronesis.records import Episode, EpisodeGroup
 from phronesis.rollout.forks import own_turns
 from phronesis.rollout.gates import Gate
-from phronesis.rollout.play import GroupPlayer, Stage, Ticket, play, score
+from phronesis.rollout.play import GroupPlayer, Stage, Ticket, judge, play_again
 from phronesis.rollout.prefix import Cut, PlayOn, check_replay
 from phronesis.seeding import rng, stream
 
@@ -79,14 +79,8 @@ class EARL:
 
     async def play(self, stage: Stage, name: str, tickets: Sequence[Ticket], gate: Gate) -> EpisodeGroup:
         """One group; see `GroupPlayer.play`."""
-
-        async def free(ticket: Ticket) -> Episode:
-            async with gate:
-                return await play(stage, ticket)
-
-        played = await asyncio.gather(*(free(t) for t in tickets))
-        group = EpisodeGroup(id=name, task=tickets[0].task, episodes=tuple(played))
-        group = await score(stage.spec, group, stage.limits.rubric_seconds)
+        played = await asyncio.gather(*(play_again(stage, t, gate) for t in tickets))
+        group = await judge(stage, EpisodeGroup(id=name, task=tickets[0].task, episodes=tuple(played)))
         bases = [e for e in group.valid if e.turns]
         if not bases or any(value_of(e) > self.config.failed for e in bases):
             return group
@@ -101,7 +95,7 @@ class EARL:
         self.account.add("replayed", on.replayed)
         if not again.episodes:
             return group
-        again = await score(stage.spec, again, stage.limits.rubric_seconds)
+        again = await judge(stage, again)
         return EpisodeGroup(id=name, task=group.task, episodes=(*group.episodes, *again.episodes))
 
     def settle(self, groups: Sequence[EpisodeGroup]) -> None:

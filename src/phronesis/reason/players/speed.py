@@ -14,9 +14,9 @@ from msgspec.structs import replace
 
 from phronesis.credit.rule import value_of
 from phronesis.errors import ConfigError
-from phronesis.records import Episode, EpisodeGroup
+from phronesis.records import EpisodeGroup
 from phronesis.rollout.gates import Gate
-from phronesis.rollout.play import GroupPlayer, Stage, Ticket, play, score
+from phronesis.rollout.play import GroupPlayer, Stage, Ticket, judge, play_again
 from phronesis.rollout.screening import screened
 
 
@@ -67,15 +67,10 @@ class Speed:
 
     async def play(self, stage: Stage, name: str, tickets: Sequence[Ticket], gate: Gate) -> EpisodeGroup:
         """One group; see `GroupPlayer.play`."""
-
-        async def one(ticket: Ticket) -> Episode:
-            async with gate:
-                return await play(stage, ticket)
-
         n = self.config.n_screen
-        first = tuple(await asyncio.gather(*(one(t) for t in tickets[:n])))
+        first = tuple(await asyncio.gather(*(play_again(stage, t, gate) for t in tickets[:n])))
         group = EpisodeGroup(id=name, task=tickets[0].task, episodes=first)
-        judged = await score(stage.spec, group, stage.limits.rubric_seconds)
+        judged = await judge(stage, group)
         passed, sound = sum(value_of(e) >= stage.spec.success for e in judged.valid), len(judged.valid)
         self._counts["screened"] += 1
         if not screened(passed, sound):
@@ -84,8 +79,8 @@ class Speed:
             self._left_out.add(name)
             return judged
         self._counts["continued"] += 1
-        rest = tuple(await asyncio.gather(*(one(t) for t in tickets[n:])))
-        return await score(stage.spec, replace(group, episodes=(*first, *rest)), stage.limits.rubric_seconds)
+        rest = tuple(await asyncio.gather(*(play_again(stage, t, gate) for t in tickets[n:])))
+        return await judge(stage, replace(group, episodes=(*first, *rest)))
 
     def settle(self, groups: Sequence[EpisodeGroup]) -> None:
         """Nothing is remembered."""
