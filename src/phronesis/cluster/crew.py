@@ -28,23 +28,22 @@ from phronesis.rollout.play import Stage, Ticket, faulted, play_group
 from phronesis.rollout.waiting import Waiting
 from phronesis.train.seat import Seat
 
-PLACE = "cluster.play"
+PLACE = "policy.worker"
 """Where an episode broke whose workers kept dying."""
 
 
 class ClusterCrew:
     """Implements `phronesis.train.crew.Crew` over a staff of workers."""
 
-    def __init__(self, policy: Seat, backend: Backend, staff: Staff, note: Callable[..., None]):
+    def __init__(self, policy: Seat, backend: Backend, staff: Staff):
         """Nobody is started yet.
 
         Args:
             policy: whose weights are played with; the learner changes them, `push` sends them.
             backend: holds the packed weights.
             staff: who plays.
-            note: told what is played again.
         """
-        self._policy, self._backend, self.staff, self._note = policy, backend, staff, note
+        self._policy, self._backend, self.staff = policy, backend, staff
         self._layout = Layout(dict(policy.decoder.named_parameters()))
         self.replayed = 0
         """Episodes begun again since the worker that played them died."""
@@ -114,7 +113,6 @@ class ClusterCrew:
                 staff.lose(member, remote, str(error))
                 deaths += 1
                 self.replayed += 1
-                self._note(f"{asked.id} is begun again, since {member.name} is gone: {error}", worker=member.index, id=asked.id)
                 if deaths >= staff.config.episode_deaths:
                     raise WorkerGone(f"{deaths} workers died over it, the last: {error}") from error
             finally:

@@ -38,7 +38,7 @@ async def _hired(job: Job, *, address: str, scaler: Scaler | None) -> AsyncGener
         note = partial(job.writer.event, "worker")
         backend = ray.RayBackend(plan, job.cluster)
         staff = Staff(job.cluster, backend, note, scaler)
-        crew = ClusterCrew(job.policy, backend, staff, note)
+        crew = ClusterCrew(job.policy, backend, staff)
         crew.open()
         try:
             yield crew

@@ -34,6 +34,8 @@ class Member:
     """Weights it is known to have."""
     playing: int = 0
     """Episodes sent to it."""
+    dropped: int = 0
+    """Episodes the last one had when it died; others play them again."""
     strikes: int = 0
     """Deaths since it last finished an episode."""
     state: str = "is starting"
@@ -161,7 +163,7 @@ class Staff:
     def lose(self, member: Member, remote: Remote, why: str) -> None:
         """A worker is dead or as good as dead: nobody asks it again, and its place is filled anew."""
         if member.remote is remote:
-            member.remote, member.state = None, why
+            member.remote, member.state, member.dropped = None, why, member.playing
             remote.kill()
             member.lost.set()
 
@@ -221,7 +223,9 @@ class Staff:
                 return
             pause = min(self.config.backoff_seconds * 2.0 ** (member.strikes - 1), LONGEST_PAUSE)
             member.state = f"starts again in {pause:g} s: {why}"
-            self._note(f"{member.name} is gone and {member.state}", worker=member.index, deaths=self.deaths)
+            said = f"{member.name} is gone with {member.dropped} episodes, which others play again, and {member.state}"
+            self._note(said, worker=member.index, deaths=self.deaths, episodes=member.dropped)
+            member.dropped = 0
             self._tell()
             await asyncio.sleep(pause)
             member.state = "is starting"

@@ -83,8 +83,9 @@ class ClusterConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     """Times a worker may die without having played a group in between; after that its place stays empty."""
     backoff_seconds: float = 0.5
     """Pause before a dead worker is started again; doubles with every death in a row, up to 30 s."""
-    episode_deaths: int = 3
-    """Workers that may die while they play one episode; after that it is an infrastructure fault. At least 1."""
+    episode_deaths: int = 5
+    """Workers that may die while they play one episode; after that it is an infrastructure fault. At least 1, and best more
+    than a few, since an episode cannot know which of those on its worker killed it."""
 
     def validate(self) -> None:
         """Refuses what cannot work.
