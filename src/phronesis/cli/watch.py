@@ -9,10 +9,13 @@ from contextlib import AbstractContextManager
 from types import TracebackType
 from typing import Self
 
-from rich.console import Console
+from rich.console import Console, Group
+from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.progress import Progress as Bars
+from rich.text import Text
 
+from phronesis.cli.sources_table import SourcesTable, sources_of
 from phronesis.log import Column, log_step, setup
 from phronesis.train.progress import Progress
 
@@ -51,6 +54,8 @@ class Watch(AbstractContextManager["Watch"]):
         """With `as_json`, or when standard error is not a terminal, everything is JSON lines."""
         self._terminal = sys.stderr.isatty() and not as_json
         self._bars: Bars | None = None
+        self._live: Live | None = None
+        self._sources = SourcesTable()
         self._tasks: dict[str, TaskID] = {}
         self._said: dict[str, float] = {}
 
@@ -63,17 +68,17 @@ class Watch(AbstractContextManager["Watch"]):
                 MofNCompleteColumn(),
                 TimeElapsedColumn(),
                 TimeRemainingColumn(),
-                console=Console(stderr=True),
             )
-            self._bars.start()
+            self._live = Live(self._bars, console=Console(stderr=True), refresh_per_second=4)
+            self._live.start()
         setup(as_json=not self._terminal)
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         """Stops drawing and leaves the last state on the screen."""
-        if self._bars is not None:
-            self._bars.stop()
-            self._bars = None
+        if self._live is not None:
+            self._live.stop()
+            self._bars = self._live = None
             setup(as_json=False)
 
     def __call__(self, progress: Progress) -> None:
@@ -82,6 +87,9 @@ class Watch(AbstractContextManager["Watch"]):
             if progress.phase not in self._tasks:
                 self._tasks[progress.phase] = self._bars.add_task(PHASES.get(progress.phase, progress.phase), total=None)
             self._bars.update(self._tasks[progress.phase], completed=progress.done, total=progress.total or None)
+            if self._live is not None and sources_of(progress.values):
+                self._sources.add(progress.values)
+                self._live.update(Group(self._sources.table(), Text(self._sources.line(), style="dim"), self._bars))
         if progress.phase == "train" and progress.values:
             log_step(logger, progress.done, progress.total, progress.values, COLUMNS)
         elif self._bars is None:

@@ -39,7 +39,8 @@ def mix(parts: Mapping[str, EnvSpec], name: str = NAME) -> EnvSpec:
     """One environment made of several.
 
     Task `i` of a split is task ``i // n`` of part ``i mod n``, in the order given; a part with fewer tasks begins again. The
-    whole is endless where any part is. Demonstrations come in the same way. What the parts promise is averaged where all of them promise it.
+    whole is endless where any part is. Demonstrations come in the same way. What the parts promise is averaged where all of
+    them promise it.
 
     Args:
         parts: at least one; each gets its key as name.

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import Counter
 from collections.abc import Sequence
 
 from phronesis.rollout.play import check_played, play_group
@@ -21,6 +22,7 @@ from phronesis.train import worlds
 from phronesis.train.ages import age_metrics
 from phronesis.train.buffer import Buffer, Started
 from phronesis.train.dynamic import Sampled
+from phronesis.train.faults import shut
 from phronesis.train.loop import Loop, learn, measured
 from phronesis.train.silence import Silence
 from phronesis.train.under_way import tickets
@@ -79,6 +81,7 @@ class Playing:
         self._tasks: set[asyncio.Task[None]] = set()
         self._news = asyncio.Event()
         self._exhausted = False
+        self._shut: list[str] = []
         for entry in buffer.held.values():
             if entry.group is None:
                 self._begin(entry)
@@ -91,7 +94,8 @@ class Playing:
         if wanted < 1 or self._exhausted:
             return
         drawn = self._loop.source.draw(wanted)
-        self._exhausted = len(drawn) < wanted
+        self._shut = shut(self._loop.source) if len(drawn) < wanted else []
+        self._exhausted = len(drawn) < wanted and not self._shut
         for task in drawn:
             self._begin(buffer.start(task))
 
@@ -110,7 +114,27 @@ class Playing:
             self.feed()
             if batch is not None:
                 return batch
+            await self._progress()
+
+    async def _progress(self) -> None:
+        """Until a group has finished or, where all sources are left alone, one may be drawn from again.
+
+        Raises:
+            SourceDown: none of them may be for longer than the run is patient.
+        """
+        retries = self._loop.stage.retries
+        if not self._shut or retries is None:
             await self._news.wait()
+            return
+        waits = [asyncio.ensure_future(self._news.wait()), asyncio.ensure_future(retries.breakers.any_of(self._shut))]
+        try:
+            done, _ = await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                task.result()
+        finally:
+            for task in waits:
+                task.cancel()
+            await asyncio.gather(*waits, return_exceptions=True)
 
     def why(self) -> str:
         """What the next batch waits for, in words."""
@@ -123,11 +147,12 @@ class Playing:
     def metrics(self) -> dict[str, float]:
         """The state of the buffer, under metric keys."""
         buffer = self._buffer
+        playing = Counter(entry.task.env for entry in buffer.held.values() if entry.group is None)
         return {
             "buffer/playing": float(buffer.playing),
             "buffer/waiting": float(buffer.waiting),
             "buffer/left_out": float(buffer.left_out),
-        }
+        } | {f"source/{name}/playing": float(playing[name]) for name in self._loop.stage.spec.parts}
 
     async def close(self) -> None:
         """Ends every group that plays."""
