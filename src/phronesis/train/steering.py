@@ -55,4 +55,4 @@ class Steering:
         now = self._mixture.shares.weights
         said = ", ".join(f"{name} {share:.1%}" for name, share in now.items())
         log.info("shares are now %s", said)
-        self._run.event("shares", f"shares are now {said}", **{f"share_{name}": share for name, share in now.items()})
+        self._run.event("shares", f"shares are now {said}", None, **{f"share_{name}": share for name, share in now.items()})
