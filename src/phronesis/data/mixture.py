@@ -117,7 +117,12 @@ class Mixture:
     @property
     def exhausted(self) -> bool:
         """Whether no source that has a share has tasks left, rather than none being open now."""
-        return all(name in self._dry for name, weight in self.shares.weights.items() if weight > 0)
+        return not self.left
+
+    @property
+    def left(self) -> list[str]:
+        """Sources that have a share and tasks left, open now or not."""
+        return [name for name, weight in self.shares.weights.items() if weight > 0 and name not in self._dry]
 
     def report(self, task: Task, group: EpisodeGroup) -> None:
         """Tells the task's own source how it went."""

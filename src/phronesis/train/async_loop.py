@@ -90,7 +90,7 @@ class Playing:
         """Starts as many groups as may start, and no more than the run needs."""
         buffer, config = self._buffer, self._loop.config
         missing = config.steps * config.groups - buffer.taken - len(buffer.held)
-        wanted = min(buffer.room, missing)
+        wanted, self._shut = min(buffer.room, missing), []
         if wanted < 1 or self._exhausted:
             return
         drawn = self._loop.source.draw(wanted)
@@ -126,7 +126,11 @@ class Playing:
         if not self._shut or retries is None:
             await self._news.wait()
             return
-        waits = [asyncio.ensure_future(self._news.wait()), asyncio.ensure_future(retries.breakers.any_of(self._shut))]
+
+        async def news() -> None:
+            await self._news.wait()
+
+        waits = [asyncio.create_task(work) for work in (news(), retries.breakers.any_of(self._shut))]
         try:
             done, _ = await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
             for task in done:

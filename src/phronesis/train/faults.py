@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 
+from phronesis.data.mixture import Mixture
+from phronesis.env import TaskSource
+from phronesis.records import Task
 from phronesis.rollout.breaker import Breakers, State
 from phronesis.rollout.retries import Retries, Tried
 from phronesis.seeding import stream
@@ -34,3 +38,22 @@ def retries_of(config: RunConfig, run: RunWriter) -> Retries:
     shared = sum(s.share > 0 for s in config.sources.values())
     breakers = Breakers(config.retry.breaker, alone=shared < 2, note=changed)
     return Retries(config.retry, seed=stream(config.seed, "retries"), breakers=breakers, note=failed)
+
+
+def shut(source: TaskSource) -> list[str]:
+    """Where fewer tasks than asked for were drawn: the sources that have some left and are all left alone; empty where there
+    are no tasks any more."""
+    return source.left if isinstance(source, Mixture) else []
+
+
+async def draw(source: TaskSource, n: int, retries: Retries | None) -> Sequence[Task]:
+    """The next `n` tasks, fewer only where none are left; waits while no source may be drawn from.
+
+    Raises:
+        SourceDown: all sources gave nothing but faults for longer than the run is patient.
+    """
+    found = list(source.draw(n))
+    while len(found) < n and retries is not None and (names := shut(source)):
+        await retries.breakers.any_of(names)
+        found += source.draw(n - len(found))
+    return found

@@ -26,6 +26,7 @@ from phronesis.train.batching import build_batch
 from phronesis.train.config import RunConfig
 from phronesis.train.crediting import assign
 from phronesis.train.dynamic import Sampled, sample
+from phronesis.train.faults import draw
 from phronesis.train.learner import UpdateMetrics
 from phronesis.train.learning import Learns
 from phronesis.train.lessons.lesson import Lesson
@@ -171,8 +172,8 @@ async def play_step(loop: Loop, step: int) -> Sampled:
         nonlocal begun
         begun += n * config.group_size
         groups = await play_groups(
-            loop.stage, loop.source.draw(n), size=config.group_size, seed=config.seed, name="train", step=step, first=first,
-            concurrency=worlds.gates(config), on_episode=store, player=loop.player,
+            loop.stage, await draw(loop.source, n, loop.stage.retries), size=config.group_size, seed=config.seed, name="train",
+            step=step, first=first, concurrency=worlds.gates(config), on_episode=store, player=loop.player,
         )  # fmt: skip
         check_played(f"step {step}", episodes)
         return groups
