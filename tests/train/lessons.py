@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
 from collections.abc import Callable
 from dataclasses import replace
@@ -9,7 +10,7 @@ from dataclasses import replace
 from phronesis.env import Env, EnvSpec, Expert, Legal, Speaker
 from phronesis.envs import probes
 from phronesis.envs.scripted import Clock, play_scripted, uniform
-from phronesis.records import Conversation, Message, ToolSpec
+from phronesis.records import Conversation, Message, Reply, Task, ToolSpec
 from phronesis.seeding import rng, stream
 
 
@@ -53,6 +54,28 @@ def bandit() -> EnvSpec:
 
 def copy(letters: int = 2) -> EnvSpec:
     return taught(probes.copy(letters))
+
+
+class _Slow:
+    """An environment that takes some milliseconds for each answer."""
+
+    def __init__(self, inner: Env):
+        self._inner = inner
+
+    async def reset(self, task: Task, seed: int) -> Reply:
+        return await self._inner.reset(task, seed)
+
+    async def step(self, action: Message) -> Reply:
+        await asyncio.sleep(0.02)
+        return await self._inner.step(action)
+
+    async def close(self) -> None:
+        await self._inner.close()
+
+
+def slow_copy(letters: int = 2) -> EnvSpec:
+    spec = copy(letters)
+    return replace(spec, make=lambda: _Slow(spec.make()))
 
 
 def memory(letters: int = 2) -> EnvSpec:

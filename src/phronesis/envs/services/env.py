@@ -12,15 +12,15 @@ from typing import TypeVar
 import msgspec
 
 from phronesis.envs.services.config import token
-from phronesis.envs.services.directory import Directory, Service, World
+from phronesis.envs.services.directory import Directory, Service, State, World
 from phronesis.envs.services.link import Answered, Link
 from phronesis.envs.services.wire import Begin, Call, Refused, decode, encode
 from phronesis.errors import EnvFault, SandboxFault, ServiceFault, one_line
 from phronesis.records import Message, Reply, Task
 
 T = TypeVar("T")
-CLOSE_SECONDS = 10.0
-"""Longest the end of an episode waits for its service, which closes what is forgotten by itself."""
+CLOSE_SECONDS, LOST_SECONDS = 10.0, 1.0
+"""Longest the end of an episode waits for its service, which closes what is forgotten by itself; for one that is silent."""
 FULL_SECONDS = 1.0
 """When to ask a service again that is full and does not say when."""
 
@@ -96,10 +96,11 @@ class ServedEnv:
         service, link, self.service, self._link = self.service, self._link, None, None
         if service is None:
             return
+        seconds = CLOSE_SECONDS if service.state in (State.alive, State.draining) else LOST_SECONDS
         try:
             if link is not None:
                 with suppress(ServiceFault, Refused, TimeoutError):
-                    async with asyncio.timeout(CLOSE_SECONDS) as deadline:
+                    async with asyncio.timeout(seconds) as deadline:
                         with self.directory.flight(service, deadline):
                             await link.ask("DELETE", f"/sessions/{self._id}")
         finally:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import inspect
 from collections.abc import Mapping
+from functools import cache
 from importlib.metadata import PackageNotFoundError, packages_distributions, version
 from pathlib import Path
 from typing import Any
@@ -66,13 +67,18 @@ def _version(spec: EnvSpec) -> str:
     module = inspect.getmodule(made)
     if module is not None and (top := module.__name__.partition(".")[0]) != "phronesis":
         try:
-            owner = packages_distributions()[top][0]
+            owner = _packages()[top][0]
             found[top] = f"{owner} {version(owner)}"
         except (KeyError, IndexError, PackageNotFoundError):
             path = getattr(module, "__file__", None)
             code = Path(path).read_bytes() if path else b""
             found[top] = f"{top} {hashlib.blake2b(code, digest_size=4).hexdigest()}"
     return ", ".join(found.values())
+
+
+@cache
+def _packages() -> Mapping[str, list[str]]:
+    return packages_distributions()  # reads the list of files of everything that is installed
 
 
 def _first_tasks(spec: EnvSpec) -> str:
