@@ -14,7 +14,7 @@ from phronesis.errors import ConfigError
 from phronesis.policy import prompt_crc
 from phronesis.records import Batch, Component, Episode, EpisodeGroup, Finish, Reply, Reward, Segment, Stop, Task, Turn
 from phronesis.train.batching import build_batch
-from phronesis.train.splitting import minibatches, split
+from phronesis.train.splitting import minibatches, shares, split
 
 
 @pytest.fixture(scope="module")
@@ -154,3 +154,60 @@ def test_no_episode_is_cut_where_prompts_are_rewritten():
         assert len(parts) == count and sum(p.total_sequences for p in parts) == 32
         for e in range(32):
             assert sorted(p.sequence_tokens[e] for p in parts) == [0] * (count - 1) + [24]
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 7, 40])
+def test_shares_hold_every_trained_token_once(batch, count):
+    """With denominators of the whole step; more shares than trajectories leave some without anything."""
+    found = shares(batch, count)
+    kept = [s for s in found if s is not None]
+    assert len(found) == count and len(kept) >= min(count, 9)
+    assert merged(kept) == in_order(trained(batch))
+    assert {(s.total_tokens, s.total_sequences, s.sequence_tokens) for s in kept} == {
+        (batch.total_tokens, batch.total_sequences, batch.sequence_tokens)
+    }
+    assert shares(batch, count) == found
+
+
+def lone(*lengths, parent=None, first=0):
+    """Segments of trained tokens, each an episode of its own."""
+    return [
+        Segment(
+            parent=parent, ids=(7,) * n, mask=(parent is not None,) * n, logprobs=(0.0,) * n, advantages=(0.0,) * n,
+            turns=(0 if parent is not None else -1,) * n, episode=first + i,
+        )
+        for i, n in enumerate(lengths)
+    ]  # fmt: skip
+
+
+def batch_of(segments):
+    n = 1 + max(s.episode for s in segments)
+    tokens = tuple(sum(sum(s.mask) for s in segments if s.episode == e) for e in range(n))
+    return Batch(
+        segments=tuple(segments), episodes=tuple(map(str, range(n))), sequence_tokens=tokens, total_tokens=sum(tokens),
+        total_sequences=n,
+    )  # fmt: skip
+
+
+def test_shares_are_neighbours_of_about_equal_tokens():
+    prompt = Segment(parent=None, ids=(7,) * 10, mask=(False,) * 10, logprobs=(0.0,) * 10, advantages=(0.0,) * 10,
+                     turns=(-1,) * 10, episode=-1)  # fmt: skip
+    found = shares(batch_of([prompt, *lone(30, 30, 30, 30, parent=0)]), 2)
+    assert [[len(s.ids) for s in part.segments] for part in found] == [[10, 30, 30], [10, 30, 30]]
+    assert [[s.episode for s in part.segments] for part in found] == [[-1, 0, 1], [-1, 2, 3]]
+    alone = shares(batch_of([prompt, *lone(30, parent=0)]), 2)
+    assert sum(part is not None for part in alone) == 1
+    uneven = shares(batch_of([prompt, *lone(5, 5, 200, 5, 5, parent=0)]), 2)
+    assert sorted(part.tokens for part in uneven) == [20, 220]
+
+
+@given(st.lists(st.integers(1, 40), min_size=8, max_size=60), st.integers(2, 6))
+def test_no_share_is_far_from_equal(lengths, count):
+    """Without prompts, no share is further from its part than one trajectory."""
+    roots = [
+        msgspec.structs.replace(s, mask=(False, *(True,) * (n - 1)), turns=(-1, *(0,) * (n - 1)))
+        for s, n in zip(lone(*lengths), lengths, strict=True)
+    ]
+    sizes = [0 if part is None else part.tokens for part in shares(batch_of(roots), count)]
+    assert sum(sizes) == sum(lengths)
+    assert max(abs(size - sum(lengths) / count) for size in sizes) <= max(lengths)

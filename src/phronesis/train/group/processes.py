@@ -162,7 +162,13 @@ class Processes:
         self._lock = threading.Lock()
         self._closed = False
         self._pool = ThreadPoolExecutor(config.ranks, thread_name_prefix="learner rank")
-        self._processes = [_Process(rank, config.threads_each) for rank in range(config.ranks)]
+        self._processes: list[_Process] = []
+        try:
+            for rank in range(config.ranks):
+                self._processes.append(_Process(rank, config.threads_each))
+        except OSError as error:
+            self.close()
+            raise RankFailed(f"rank {len(self._processes)} of the learner group cannot be started: {error}") from error
         log.info("learner group of %d processes (%s) meets at %s", config.ranks, config.method, address)
         self._ask("setup", [
             msgspec.msgpack.encode(wire.Joining(
