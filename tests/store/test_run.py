@@ -379,7 +379,7 @@ def test_a_full_disk_leaves_a_readable_folder(tmp_path: Path):
         [sys.executable, "-c", LIMITED, str(tmp_path / "run"), str(HERE)], capture_output=True, text=True, check=True
     )
     number, kind, message = done.stdout.split(" ", 2)
-    assert kind == "RunFolderError" and "free some space" in message
+    assert kind == "DiskError" and "free some space" in message
     with Run.open(tmp_path / "run") as run:
         assert [r.id for r in run.rows()] == [f"train-{n}" for n in range(int(number))]
         assert run.damage().bytes == 0

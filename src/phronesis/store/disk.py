@@ -6,7 +6,37 @@ import errno
 import os
 from pathlib import Path
 
+from phronesis.errors import DiskError
+
 _NOT_FOR_FOLDERS = (errno.EINVAL, errno.ENOTSUP, errno.EBADF)
+
+
+class writing:
+    """Turns the system's errors into one that says what could not be written, and what to do: ``with writing(path): ...``"""
+
+    def __init__(self, path: Path, then: str = "continue with --resume"):
+        """Nothing yet.
+
+        Args:
+            path: what is written.
+            then: what to do once it can be.
+        """
+        self.path, self.then = path, then
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: object) -> None:
+        if isinstance(error, OSError):
+            raise unwritable(self.path, error, self.then) from error
+
+
+def unwritable(path: Path, error: OSError, then: str = "continue with --resume") -> DiskError:
+    """The error to raise where `path` could not be written."""
+    return DiskError(
+        f"cannot write {str(path)!r}: {error.strerror or error}; nothing written before is lost: "
+        f"free some space or fix the permissions, then {then}"
+    )
 
 
 def sync(path: Path) -> None:

@@ -6,6 +6,7 @@ import logging
 import os
 import tomllib
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import cast
 
@@ -13,19 +14,24 @@ import msgspec
 from msgspec import Struct
 
 from phronesis.config import WHERE, to_toml
-from phronesis.errors import RunFolderError
-from phronesis.store.disk import make_folder, sync
+from phronesis.errors import DiskError, RunFolderError
+from phronesis.store.disk import make_folder, sync, unwritable
 from phronesis.store.layout import Layout
 
 logger = logging.getLogger(__name__)
 
 
-def write_whole(path: Path, content: bytes) -> None:
+def write_whole(path: Path, content: bytes, then: str = "continue with --resume") -> None:
     """Replaces a file at once: a reader, a crash or a power cut sees the old content or the new one. The new one is on the
     disk when it returns.
 
+    Args:
+        path: the file.
+        content: all of it.
+        then: what to do once it can be written, for the message.
+
     Raises:
-        RunFolderError: it cannot be written; what is there is one of the two, whole.
+        DiskError: it cannot be written; what is there is one of the two, whole.
     """
     beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
@@ -36,8 +42,9 @@ def write_whole(path: Path, content: bytes) -> None:
         beside.replace(path)
         sync(path.parent)
     except OSError as error:
-        beside.unlink(missing_ok=True)
-        raise RunFolderError(f"cannot write {str(path)!r}: {error.strerror or error}") from error
+        with suppress(OSError):
+            beside.unlink(missing_ok=True)
+        raise unwritable(path, error, then) from error
 
 
 def read_json(path: Path) -> dict[str, object] | None:
@@ -83,7 +90,7 @@ def check_folder(layout: Layout, resume: bool) -> None:
     try:
         make_folder(path)
     except OSError as error:
-        raise RunFolderError(f"cannot make the folder {str(path)!r}: {error.strerror or error}") from error
+        raise DiskError(f"cannot make the folder {str(path)!r}: {error.strerror or error}; choose another --out") from error
 
 
 def check_same(layout: Layout, config: Struct) -> None:

@@ -12,6 +12,7 @@ import msgspec
 
 from phronesis.pictures import Images
 from phronesis.records import ImagePart
+from phronesis.store.disk import writing
 from phronesis.store.folder import write_whole
 
 _HASH = re.compile(r"[0-9a-f]{64}")
@@ -41,11 +42,12 @@ class ImageFolder:
         """Stores a picture, once.
 
         Raises:
-            RunFolderError: the disk is full or failing.
+            DiskError: the disk is full or failing.
         """
         image = ImagePart(sha256=hashlib.sha256(content).hexdigest(), media_type=media_type)
         if not (self.path / image.sha256).exists():
-            self.path.mkdir(exist_ok=True)
+            with writing(self.path):
+                self.path.mkdir(exist_ok=True)
             write_whole(self.path / image.sha256, content)
         return image
 

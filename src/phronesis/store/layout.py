@@ -12,7 +12,8 @@
       checkpoints/            what `--resume` continues from
       summary.json  report.html  labels.jsonl
       index.sqlite            rebuildable: delete it at any time
-      .lock                   held by the writing process
+      .lock  .reserve         held by the writing process; space kept for its last words on a full disk
+      status.json  stacks.txt  what the writing process said last (`phronesis status`)
       FILE.damaged-N FILE.torn-N   what stood at byte N of FILE and could not be read, moved aside by the next writer
 """
 
@@ -96,6 +97,11 @@ class Layout:
     def lock(self) -> Path:
         """The file the writing process holds."""
         return self.root / ".lock"
+
+    @property
+    def reserve(self) -> Path:
+        """Space kept for the last words of a run whose disk is full."""
+        return self.root / ".reserve"
 
     @property
     def is_run(self) -> bool:

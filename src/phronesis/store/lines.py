@@ -60,7 +60,7 @@ class LineFile:
         """Opens or creates `path`.
 
         Raises:
-            RunFolderError: the disk is full or failing.
+            DiskError: the disk is full or failing.
         """
         self._file = AppendFile(path, _cut)
 
@@ -68,7 +68,7 @@ class LineFile:
         """Writes one line.
 
         Raises:
-            RunFolderError: the disk is full or failing; the file is as it was before.
+            DiskError: the disk is full or failing; the file is as it was before.
         """
         self._file.append(msgspec.json.encode(row, enc_hook=repr) + b"\n")
 

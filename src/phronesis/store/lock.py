@@ -8,9 +8,10 @@ import logging
 import os
 import socket
 import time
+from contextlib import suppress
 from pathlib import Path
 
-from phronesis.errors import RunFolderError
+from phronesis.errors import DiskError, RunFolderError
 
 logger = logging.getLogger(__name__)
 
@@ -24,13 +25,16 @@ class FolderLock:
         """Takes the lock.
 
         Raises:
-            RunFolderError: another process (or another writer in this one) holds it, or the folder cannot be written.
+            RunFolderError: another process (or another writer in this one) holds it.
+            DiskError: the folder cannot be written.
         """
         self.path = path
         try:
             self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         except OSError as error:
-            raise RunFolderError(f"cannot write in {str(path.parent)!r}: {error.strerror or error}") from error
+            raise DiskError(
+                f"cannot write in {str(path.parent)!r}: {error.strerror or error}; fix the permissions or choose another --out"
+            ) from error
         deadline = time.monotonic() + _PATIENCE_SECONDS
         while not _try(self._fd, fcntl.LOCK_EX):
             if time.monotonic() >= deadline:
@@ -41,8 +45,9 @@ class FolderLock:
                     "wait for it, stop it, or choose another --out"
                 )
             time.sleep(0.02)
-        os.ftruncate(self._fd, 0)
-        os.write(self._fd, f"process {os.getpid()} on {socket.gethostname()}\n".encode())
+        with suppress(OSError):  # a full disk: the lock holds all the same, it only does not say whose it is
+            os.ftruncate(self._fd, 0)
+            os.write(self._fd, f"process {os.getpid()} on {socket.gethostname()}\n".encode())
 
     def release(self) -> None:
         """Gives the right up; may be called twice."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Self, TypeVar, cast
@@ -18,7 +19,7 @@ import msgspec
 from msgspec import Struct
 
 from phronesis.config import config_hash, to_toml
-from phronesis.errors import RunFolderError, UnknownName
+from phronesis.errors import DiskError, RunFolderError, UnknownName
 from phronesis.pictures import SHELF
 from phronesis.records import Episode
 from phronesis.store import codec
@@ -36,6 +37,9 @@ from phronesis.store.row import Row
 logger = logging.getLogger(__name__)
 
 S = TypeVar("S", bound=Struct)
+
+_RESERVE_BYTES = 2**14
+_AGAIN = "start it again with the same command"
 
 ROTATE_BYTES = 64 * 2**20
 """An episode file that has reached this size is followed by a new one."""
@@ -284,11 +288,12 @@ class RunWriter(Run):
                 check_same(self.layout, config)
             else:
                 code = provenance() | {"config_hash": config_hash(config), "success": dict(success)}
-                write_whole(self.layout.code, msgspec.json.format(msgspec.json.encode(code)) + b"\n")
-                write_whole(self.layout.config, to_toml(config).encode())
+                write_whole(self.layout.code, msgspec.json.format(msgspec.json.encode(code)) + b"\n", _AGAIN)
+                write_whole(self.layout.config, to_toml(config).encode(), _AGAIN)
             self._episodes: dict[str, AppendFile] = {}
             self._metrics = LineFile(self.layout.metrics)
             self._events = LineFile(self.layout.events)
+            self._keep_reserve()
         except BaseException:
             self._lock.release()
             raise
@@ -298,7 +303,7 @@ class RunWriter(Run):
         an event ``pictures lost``.
 
         Raises:
-            RunFolderError: the disk is full or failing; everything before is whole.
+            DiskError: the disk is full or failing; everything before is whole.
             ConfigError: a kind that cannot be part of a file name.
         """
         line = codec.encode(episode)
@@ -327,6 +332,24 @@ class RunWriter(Run):
         values = {k: line_number(v) if not isinstance(v, str) else v for k, v in fields.items()}
         self._events.append({"time": utc_now(), "kind": kind, "message": message, "step": step, "fields": values})
 
+    def last_event(self, kind: str, message: str) -> None:
+        """Stores what ended the run. On a full disk it takes the little space that was kept for it; where not even that
+        helps, it is only logged."""
+        try:
+            self.event(kind, message)
+        except DiskError:
+            with suppress(OSError):
+                self.layout.reserve.unlink()
+            try:
+                self.event(kind, message)
+            except DiskError as error:
+                logger.warning("what ended the run could not be stored: %s", error)
+
+    def _keep_reserve(self) -> None:
+        """Takes some space, so that a run that ends for want of it can still say so."""
+        with suppress(OSError):
+            self.layout.reserve.write_bytes(bytes(_RESERVE_BYTES))
+
     def write_summary(self, summary: Struct | Mapping[str, object]) -> None:
         """Replaces ``summary.json``, once what it sums up is on the disk. Numbers that are not finite become null."""
         self.sync()
@@ -337,7 +360,7 @@ class RunWriter(Run):
         a checkpoint: without it, a process that dies loses nothing, but a power cut may take the last half minute.
 
         Raises:
-            RunFolderError: the disk is full or failing.
+            DiskError: the disk is full or failing.
         """
         for file in self._appended():
             file.sync()
@@ -346,12 +369,25 @@ class RunWriter(Run):
         return [*self._episodes.values(), self._metrics, self._events]
 
     def close(self) -> None:
-        """Puts everything on the disk and lets other processes write."""
+        """Puts everything on the disk and lets other processes write.
+
+        Raises:
+            DiskError: the disk is full or failing; everything is closed all the same.
+        """
         super().close()
-        for file in self._appended():
-            file.close()
-        self._episodes.clear()
-        self._lock.release()
+        with ExitStack() as files:
+            files.callback(self._lock.release)
+            files.callback(self._episodes.clear)
+            for file in self._appended():
+                files.callback(file.close)
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        try:
+            self.close()
+        except DiskError as late:
+            if error is None:
+                raise
+            logger.warning("%s", late)  # the first error says more
 
 
 def _whole_frames(content: bytes) -> Cut:

@@ -174,9 +174,10 @@ def _write(
         shutil.copyfile(path, draft / path.name)
     try:
         for name, state in states.items():
-            torch.save(state, draft / name)
-    except RuntimeError as error:  # how torch reports a failed write
-        raise _WriteError(str(error)) from error
+            with (draft / name).open("wb") as file:
+                torch.save(state, file)
+    except RuntimeError as error:  # how torch reports a failed write; what failed is its context
+        raise _WriteError(str(error.__context__ or error)) from error
     names = sorted(p.name for p in draft.iterdir())
     digests = {name: _digest(draft / name) for name in names}
     complete = msgspec.structs.replace(manifest, files=digests, generic=isinstance(decoder, GenericModel))

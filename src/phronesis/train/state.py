@@ -32,7 +32,7 @@ from phronesis.reason.players import build as players
 from phronesis.records import Task
 from phronesis.rollout.play import Stage, Ticket, play
 from phronesis.seeding import stream
-from phronesis.store.disk import make_folder, sync
+from phronesis.store.disk import make_folder, sync, writing
 from phronesis.store.run import RunWriter
 from phronesis.train import checkpoint, under_way, worlds
 from phronesis.train.buffer import Buffer
@@ -221,14 +221,15 @@ class RunState:
     def _keep_tokenizer(self, tokenizer: PreTrainedTokenizerBase) -> None:
         """Puts the tokenizer on the disk, where every checkpoint finds it; that of a given model byte for byte."""
         folder, given = self.folder / TOKENIZER, self.config.model.path
-        make_folder(folder)
-        if given is None:
-            save_tokenizer(tokenizer, folder)
-            save_generation(tokenizer, folder)
-        else:
-            carry(Path(given), folder)
-        for path in (*folder.iterdir(), folder):
-            sync(path)
+        with writing(folder):
+            make_folder(folder)
+            if given is None:
+                save_tokenizer(tokenizer, folder)
+                save_generation(tokenizer, folder)
+            else:
+                carry(Path(given), folder)
+            for path in (*folder.iterdir(), folder):
+                sync(path)
 
 
 def _compact(model: LanguageModel) -> Decoder:

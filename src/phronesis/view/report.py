@@ -13,13 +13,13 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-import os
 from collections.abc import Mapping
 from importlib.resources import files
 from pathlib import Path
 
 from phronesis.errors import RunFolderError
 from phronesis.evals.pick import pick
+from phronesis.store import write_whole
 from phronesis.view.alarms import Finding, findings
 from phronesis.view.bars import Dot, DotRow, Phase, dot_plot, waterfall
 from phronesis.view.chart import draw
@@ -45,19 +45,13 @@ def write(run_folder: Path, run: Run | None = None) -> Path:
         run: what was read of it already; None reads it.
 
     Raises:
-        RunFolderError: the folder does not exist or cannot be written.
+        RunFolderError: the folder does not exist.
+        DiskError: it cannot be written.
     """
     if not run_folder.is_dir():
         raise RunFolderError(f"no run folder at {str(run_folder)!r}; give the folder that holds metrics.jsonl and summary.json")
     path = run_folder / NAME
-    partial = run_folder / f".{NAME}.partial"
-    try:
-        partial.write_text(page(run or load(run_folder)), encoding="utf-8")
-        os.replace(partial, path)
-    except OSError as denied:
-        raise RunFolderError(
-            f"cannot write {str(path)!r}: {denied.strerror}; check the permissions and the space left"
-        ) from denied
+    write_whole(path, page(run or load(run_folder)).encode(), f"run: phronesis report {run_folder}")
     return path
 
 
