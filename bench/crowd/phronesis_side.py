@@ -24,6 +24,7 @@ from phronesis.reason.react import ReAct
 from phronesis.records import Finish, Message, Reply, Task, ToolCall, ToolSpec, say
 from phronesis.rewards import EnvReward
 from phronesis.rollout.limits import Limits
+from phronesis.rollout.pauses import short_pauses
 from phronesis.rollout.play import Naming, Stage, Ticket, play_group
 from phronesis.seeding import stream
 from phronesis.store import Run
@@ -154,7 +155,8 @@ def measure(concurrency: int, words: int, rounds: float, profile: Path | None = 
         with Run.create(Path(folder) / "run", config) as run:
             if tracer is not None:
                 tracer.enable()
-            taken = asyncio.run(crowd.play(run, concurrency, clock, ticker))
+            with short_pauses():
+                taken = asyncio.run(crowd.play(run, concurrency, clock, ticker))
             if tracer is not None and profile is not None:
                 tracer.disable()
                 tracer.dump_stats(profile)

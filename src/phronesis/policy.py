@@ -12,7 +12,7 @@ from msgspec import Struct
 from phronesis.records import Finish, Message, ToolSpec, Usage
 
 
-class ThoughtBudget(Struct, frozen=True, kw_only=True):
+class ThoughtBudget(Struct, frozen=True, kw_only=True, gc=False):
     """A limit on the tokens of a think block; on reaching it the block is closed with forced ids."""
 
     max_tokens: int
@@ -23,7 +23,7 @@ class ThoughtBudget(Struct, frozen=True, kw_only=True):
     """Ids forced when the budget is used up; the last one closes the block."""
 
 
-class SamplingParams(Struct, frozen=True, kw_only=True):
+class SamplingParams(Struct, frozen=True, kw_only=True, gc=False):
     """How to sample one completion."""
 
     max_tokens: int
@@ -50,7 +50,7 @@ class SamplingParams(Struct, frozen=True, kw_only=True):
     """Requests with equal keys extend one another, so an engine keeps their state; None means no hint."""
 
 
-class Completion(Struct, frozen=True, kw_only=True):
+class Completion(Struct, frozen=True, kw_only=True, gc=False):
     """What a policy produced for one prompt."""
 
     ids: tuple[int, ...]
@@ -84,7 +84,7 @@ class Policy(Protocol):
         ...
 
 
-class Answer(Struct, frozen=True, kw_only=True):
+class Answer(Struct, frozen=True, kw_only=True, gc=False):
     """What a policy that takes messages said."""
 
     message: Message

@@ -5,7 +5,7 @@ from __future__ import annotations
 from msgspec import Struct
 
 
-class Segment(Struct, frozen=True, kw_only=True):
+class Segment(Struct, frozen=True, kw_only=True, gc=False):
     """A run of consecutive tokens. Its sequence is its ancestors' tokens followed by its own.
 
     A prompt shared by a group is one segment with many children, so it is computed once.
@@ -33,7 +33,7 @@ class Segment(Struct, frozen=True, kw_only=True):
     """Temperature the behaviour log-probabilities refer to."""
 
 
-class Batch(Struct, frozen=True, kw_only=True):
+class Batch(Struct, frozen=True, kw_only=True, gc=False):
     """Training rows of one step with their way back to episodes."""
 
     segments: tuple[Segment, ...]

@@ -7,7 +7,7 @@ from msgspec import Struct
 from phronesis.records.message import Message, ToolSpec
 
 
-class Conversation(Struct, frozen=True, kw_only=True):
+class Conversation(Struct, frozen=True, kw_only=True, gc=False):
     """A finished conversation, as messages."""
 
     opening: tuple[Message, ...]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from msgspec import Struct
 
 
-class Credit(Struct, frozen=True, kw_only=True):
+class Credit(Struct, frozen=True, kw_only=True, gc=False):
     """The output of a credit rule for one group.
 
     `values[e][k][t]` belongs to token t of turn k of episode e, in the order of `EpisodeGroup.episodes`.

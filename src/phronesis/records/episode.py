@@ -10,7 +10,7 @@ from phronesis.records.task import Task
 from phronesis.records.turn import Stop, Turn, Usage, total
 
 
-class Failure(Struct, frozen=True, kw_only=True):
+class Failure(Struct, frozen=True, kw_only=True, gc=False):
     """Why an episode says nothing about the policy."""
 
     where: str
@@ -23,7 +23,7 @@ class Failure(Struct, frozen=True, kw_only=True):
     """Last frames, for people; None when it was not an exception."""
 
 
-class Episode(Struct, frozen=True, kw_only=True):
+class Episode(Struct, frozen=True, kw_only=True, gc=False):
     """Everything that happened in one attempt at one task.
 
     Concatenating context and completion ids along a path gives exactly what the model saw.
@@ -142,7 +142,7 @@ class Episode(Struct, frozen=True, kw_only=True):
         return tuple(e for t in self.turns if t.reply is not None for e in t.reply.errors)
 
 
-class EpisodeGroup(Struct, frozen=True, kw_only=True):
+class EpisodeGroup(Struct, frozen=True, kw_only=True, gc=False):
     """Episodes that are compared with one another, usually attempts at one task."""
 
     id: str

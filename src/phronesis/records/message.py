@@ -9,14 +9,14 @@ from msgspec import Struct
 Role = Literal["system", "user", "assistant", "tool"]
 
 
-class TextPart(Struct, frozen=True, kw_only=True, tag="text"):
+class TextPart(Struct, frozen=True, kw_only=True, gc=False, tag="text"):
     """A piece of text."""
 
     text: str
     """The characters, verbatim."""
 
 
-class ImagePart(Struct, frozen=True, kw_only=True, tag="image"):
+class ImagePart(Struct, frozen=True, kw_only=True, gc=False, tag="image"):
     """A picture, referenced by the hash of its bytes; the bytes lie in the run's store."""
 
     sha256: str
@@ -28,7 +28,7 @@ class ImagePart(Struct, frozen=True, kw_only=True, tag="image"):
 Part = TextPart | ImagePart
 
 
-class ToolCall(Struct, frozen=True, kw_only=True):
+class ToolCall(Struct, frozen=True, kw_only=True, gc=False):
     """One call of a tool, as the policy wrote it."""
 
     id: str
@@ -43,7 +43,7 @@ class ToolCall(Struct, frozen=True, kw_only=True):
     """What was written instead of a call, tags included, so that history can show it again; None unless `error` is set."""
 
 
-class ToolSpec(Struct, frozen=True, kw_only=True):
+class ToolSpec(Struct, frozen=True, kw_only=True, gc=False):
     """A tool as the policy sees it."""
 
     name: str
@@ -54,7 +54,7 @@ class ToolSpec(Struct, frozen=True, kw_only=True):
     """JSON schema of the arguments (type object)."""
 
 
-class Message(Struct, frozen=True, kw_only=True):
+class Message(Struct, frozen=True, kw_only=True, gc=False):
     """One message of the conversation."""
 
     role: Role

@@ -9,7 +9,7 @@ from msgspec import Struct
 Reducer = Literal["mean", "sum", "max", "min", "last"]
 
 
-class Metric(Struct, frozen=True, kw_only=True):
+class Metric(Struct, frozen=True, kw_only=True, gc=False):
     """Definition of one metric."""
 
     key: str

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from msgspec import Struct
 
 
-class Component(Struct, frozen=True, kw_only=True):
+class Component(Struct, frozen=True, kw_only=True, gc=False):
     """One named part of a reward."""
 
     name: str
@@ -29,7 +29,7 @@ class Component(Struct, frozen=True, kw_only=True):
     """Why this score; None when the number says it all."""
 
 
-class Reward(Struct, frozen=True, kw_only=True):
+class Reward(Struct, frozen=True, kw_only=True, gc=False):
     """All components of one episode's reward.
 
     >>> Reward(components=(Component(name="a", score=1.0), Component(name="hack", score=9.0, audit=True))).value

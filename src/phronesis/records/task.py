@@ -9,7 +9,7 @@ from msgspec import Struct
 from phronesis.records.message import Message
 
 
-class Task(Struct, frozen=True, kw_only=True):
+class Task(Struct, frozen=True, kw_only=True, gc=False):
     """One problem of one environment. Everything the policy may see is in the messages; the rest is hidden."""
 
     id: str

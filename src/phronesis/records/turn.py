@@ -62,7 +62,7 @@ class Finish(StrEnum):
     """The endpoint refused to answer, or its filter cut the answer."""
 
 
-class Span(Struct, frozen=True, kw_only=True):
+class Span(Struct, frozen=True, kw_only=True, gc=False):
     """A half-open range of a turn's completion `[start, end)` of one kind."""
 
     kind: SpanKind
@@ -73,7 +73,7 @@ class Span(Struct, frozen=True, kw_only=True):
     """One past the last token."""
 
 
-class Reply(Struct, frozen=True, kw_only=True):
+class Reply(Struct, frozen=True, kw_only=True, gc=False):
     """What an environment answers to `reset` or `step`."""
 
     messages: tuple[Message, ...] = ()
@@ -96,7 +96,7 @@ class Reply(Struct, frozen=True, kw_only=True):
     """Numbers for the trainer's side only."""
 
 
-class Usage(Struct, frozen=True, kw_only=True):
+class Usage(Struct, frozen=True, kw_only=True, gc=False):
     """What an endpoint says one answer took."""
 
     input_tokens: int = 0
@@ -113,7 +113,7 @@ class Usage(Struct, frozen=True, kw_only=True):
     """What it cost, in the currency of the price table; None when the model has no price there."""
 
 
-class Turn(Struct, frozen=True, kw_only=True):
+class Turn(Struct, frozen=True, kw_only=True, gc=False):
     """One policy call: the ids it added to its parent's sequence and the ids it produced.
 
     Example: parent consumed ``[1 2 3]`` and produced ``[4 5]``; the environment's answer renders as ``[6 7]``; this turn

@@ -19,6 +19,7 @@ from phronesis.env import EnvSpec
 from phronesis.envs.services.directory import Directory
 from phronesis.errors import ConfigError, TrainingError
 from phronesis.reason.players import build as players
+from phronesis.rollout.pauses import short_pauses
 from phronesis.rollout.play import Stage
 from phronesis.rollout.prefix import check_world
 from phronesis.rollout.waiting import Waiting
@@ -159,7 +160,7 @@ class _Job:
     async def _phases(self, services: Directory | None) -> Summary:
         policy, start = await self.state.open()
         self._note_arithmetic(policy)
-        with played_by(services):
+        with played_by(services), short_pauses():
             outside = await self._play_and_learn(policy, start)
             if self.config.evaluation.swapped and self.config.evaluation.tasks and not outside:
                 await self.heldout.swap(policy)
