@@ -26,7 +26,7 @@ BIN := $(VENV)/bin
 export PYTHON VENV VENV_VLLM TORCH_INDEX PHRONESIS_CATALOGUES
 export OMP_WAIT_POLICY ?= passive
 
-.PHONY: help setup setup-dev setup-vllm setup-catalogues demo test lint format bench clean
+.PHONY: help setup setup-dev setup-vllm setup-catalogues demo chaos test lint format bench clean
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -54,6 +54,9 @@ demo: setup  ## train and evaluate the quickstart agent (SEED=0 OUT=runs/...)
 	@$(BIN)/phronesis train quickstart --seed $(SEED) --out "$(OUT)"
 	@echo "Report: $(OUT)/report.html"
 
+chaos: setup  ## train three worlds twice, the second time broken on purpose, and compare (SEED=0)
+	@$(BIN)/python scripts/chaos.py --seed $(SEED)
+
 lint: setup-dev  ## style, types, layers, size budgets
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -64,6 +67,7 @@ lint: setup-dev  ## style, types, layers, size budgets
 test: lint setup-vllm setup-catalogues  ## every check, then every test
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/engine_vllm  # by itself: one server takes the whole machine
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/cluster_ray  # by itself: a Ray cluster of this machine
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/catalogues  # by itself: workers are shared by all its tests
 
 format: setup-dev  ## rewrite files in the house style, and the pages that are written from the code

@@ -48,7 +48,7 @@ def _refuse(report: pytest.TestReport | pytest.CollectReport) -> None:
 def pytest_report_header(config: pytest.Config) -> str | None:
     """Says what a parallel run leaves out."""
     parallel = config.getoption("numprocesses", None)
-    alone = "tests/engine_vllm and tests/catalogues are left out: run each by itself, e.g. pytest tests/engine_vllm"
+    alone = "tests/engine_vllm, tests/catalogues and tests/cluster_ray are left out: run each by itself"
     return alone if parallel else None
 
 

@@ -1,4 +1,4 @@
-"""Workers that die, lag, hang, come and go, in this process: what is learned is what one process learns, and nothing is lost."""
+"""Workers that die, lag, hang, come and go, in this process: one learns what one process learns, and nothing is lost."""
 
 from __future__ import annotations
 
