@@ -253,16 +253,16 @@ def test_patience_ends_with_a_typed_error_that_says_what_to_do():
 def test_a_source_among_others_is_waited_for_only_briefly():
     time = FakeTime()
     config = BreakerConfig(window=4, least=2, share=0.5, seconds=20.0, cap_seconds=35.0, patience=100.0, park_seconds=15.0)
-    breakers = broken(Breakers(config, alone=False, clock=time.clock, wait=time.wait))
+    breakers = broken(Breakers(config, sources=("walk", "maze"), clock=time.clock, wait=time.wait))
     assert time.run(breakers.enter(("walk",), "g")) == "walk" and time.now == 15.0
     assert time.run(breakers.enter(("walk",), "h")) is None and time.now == 20.0, "five seconds later the probe is due"
-    policy = broken(Breakers(config, alone=False, clock=time.clock, wait=time.wait), POLICY)
+    policy = broken(Breakers(config, sources=("walk", "maze"), clock=time.clock, wait=time.wait), POLICY)
     assert time.run(policy.enter(("walk", POLICY), "g")) is None and time.now == 40.0, "no source does without the policy"
 
 
 def test_waiting_until_any_environment_is_used_again():
     time = FakeTime()
-    breakers = broken(broken(Breakers(SMALL, alone=False, clock=time.clock, wait=time.wait)), "maze")
+    breakers = broken(broken(Breakers(SMALL, sources=("walk", "maze"), clock=time.clock, wait=time.wait)), "maze")
     time.now = 5.0
     time.run(breakers.any_of(("walk", "maze", "other")))
     assert time.now == 5.0, "one of them was never left alone"
@@ -283,3 +283,12 @@ def test_waiting_until_any_environment_is_used_again():
 
     with pytest.raises(SourceDown, match="nothing but faults for 100 s"):
         time.run(both_stay_away())
+
+
+def test_a_source_is_waited_for_patiently_while_no_other_can_be_played():
+    time = FakeTime()
+    config = BreakerConfig(window=4, least=2, share=0.5, seconds=20.0, cap_seconds=35.0, patience=100.0, park_seconds=15.0)
+    breakers = Breakers(config, sources=("walk", "maze"), clock=time.clock, wait=time.wait)
+    broken(broken(breakers), "maze")
+    assert time.run(breakers.enter(("walk", POLICY), "g")) is None and time.now == 20.0, "not given up after 15 s"
+    assert breakers.why().startswith("source 'maze': 1 of its last 2 attempts faulted") and "source 'walk'" in breakers.why()

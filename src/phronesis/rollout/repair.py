@@ -29,7 +29,7 @@ def refill_id(id: str) -> str:
 def faulty(episodes: Iterable[Episode]) -> list[Episode]:
     """Episodes that another one could stand in for: faults, but none that somebody stopped or that was never begun since its
     source was left alone."""
-    return [e for e in episodes if e.stop.is_fault and e.stop is not Stop.cancelled and not _left_alone(e)]
+    return [e for e in episodes if e.stop.is_fault and e.stop is not Stop.cancelled and not was_left_alone(e)]
 
 
 def left_out(group: EpisodeGroup, rule: Incomplete) -> bool:
@@ -52,5 +52,6 @@ def with_refills(names: Sequence[str], found: Mapping[str, Episode]) -> tuple[Ep
     return (*members, *besides)
 
 
-def _left_alone(episode: Episode) -> bool:
+def was_left_alone(episode: Episode) -> bool:
+    """Whether an episode is a fault only because its source was left alone, so that nothing of it was played."""
     return episode.failure is not None and episode.failure.where == "breaker"

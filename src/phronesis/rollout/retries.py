@@ -22,7 +22,7 @@ from msgspec import Struct
 
 from phronesis.errors import ConfigError, TrainingError, UserError
 from phronesis.records import Episode, EpisodeGroup, Failure, Stop
-from phronesis.rollout.breaker import POLICY, BreakerConfig, Breakers, State, rubric_of
+from phronesis.rollout.breaker import POLICY, BreakerConfig, Breakers, State, rubric_of, title
 from phronesis.seeding import rng
 
 T = TypeVar("T")
@@ -244,7 +244,7 @@ class Retries:
         if source is None:
             return None
         why = self.breakers.of(source).why()
-        return Failure(where="breaker", kind="LeftAlone", message=f"source {source!r} is left alone: {why}")
+        return Failure(where="breaker", kind="LeftAlone", message=f"{title(source)} is left alone: {why}")
 
     async def _attempt(self, work: Work, once: Callable[[], Awaitable[T]]) -> tuple[T] | None:
         """One attempt; None where a source was found to be down before it began."""

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from phronesis.data.mixture import Mixture
 from phronesis.env import TaskSource
 from phronesis.records import Task
-from phronesis.rollout.breaker import Breakers, State
+from phronesis.rollout.breaker import Breakers, State, title
 from phronesis.rollout.retries import Retries, Tried
 from phronesis.seeding import stream
 from phronesis.store.run import RunWriter
@@ -31,12 +31,12 @@ def retries_of(config: RunConfig, run: RunWriter) -> Retries:
         )  # fmt: skip
 
     def changed(source: str, state: State, why: str) -> None:
-        said = f"source {source!r} is {state.value.replace('_', ' ')}{f': {why}' if why else ''}"
+        said = f"{title(source)} is {state.value.replace('_', ' ')}{f': {why}' if why else ''}"
         log.log(logging.WARNING if state is State.open else logging.INFO, "%s", said)
         run.event("breaker", said, source=source, state=state.value)
 
-    shared = sum(s.share > 0 for s in config.sources.values())
-    breakers = Breakers(config.retry.breaker, alone=shared < 2, note=changed)
+    sources = [name for name, source in config.sources.items() if source.share > 0]
+    breakers = Breakers(config.retry.breaker, sources=sources, note=changed)
     return Retries(config.retry, seed=stream(config.seed, "retries"), breakers=breakers, note=failed)
 
 
