@@ -1,4 +1,4 @@
-"""Tests on a real Ray cluster of this machine, which takes most of it: left out under xdist, run by themselves by `make test`.
+"""Tests on a real Ray cluster of this machine, which takes most of it: left out under xdist, run apart by `make test`."""
 
 from __future__ import annotations
 
