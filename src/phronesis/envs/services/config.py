@@ -48,5 +48,12 @@ class ServicesConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
 
 def token() -> str | None:
-    """The secret that runs and services show one another; None where they need none."""
-    return os.environ.get(TOKEN) or None
+    """The secret that runs and services show one another; None where they need none.
+
+    Raises:
+        ConfigError: no header can carry it.
+    """
+    found = os.environ.get(TOKEN) or None
+    if found is not None and not all("!" <= c <= "~" for c in found):
+        raise ConfigError(f"{TOKEN} holds a space or a character that is not ASCII; choose letters and digits")
+    return found

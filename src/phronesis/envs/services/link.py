@@ -51,7 +51,7 @@ def address(url: str) -> Address:
         port = parts.port
     except ValueError as error:
         raise ConfigError(f"{url!r} is no address: {error}; write it like 'http://127.0.0.1:8500'") from error
-    if parts.scheme not in ("http", "https") or not parts.hostname or any(c <= " " for c in url):
+    if parts.scheme not in ("http", "https") or not parts.hostname or not all("!" <= c <= "~" for c in url):
         raise ConfigError(f"{url!r} is no address of a server; write it like 'http://127.0.0.1:8500'")
     tls = parts.scheme == "https"
     return Address(url, parts.hostname, port or (443 if tls else 80), tls, parts.path.rstrip("/"))
