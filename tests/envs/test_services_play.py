@@ -20,8 +20,8 @@ from phronesis.envs.services.served import Served, make, served_in
 from phronesis.envs.services.service import Service, tidied
 from phronesis.envs.services.sessions import Sessions
 from phronesis.envs.services.wire import Begin, Call, Refused, Registration, encode
-from phronesis.errors import ConfigError, EnvFault, ServiceFault
-from phronesis.records import Reply, say
+from phronesis.errors import ConfigError, EnvFault, ServiceFault, UnknownName
+from phronesis.records import Episode, EpisodeGroup, Reply, Stop, say
 from phronesis.serving import serving
 
 NAME = "served_worlds:counter"
@@ -262,3 +262,59 @@ def test_identities_differ_where_the_game_does():
     assert same.digest != other.digest and same.tasks != other.tasks
     own = identify(NAME, {}, counter())
     assert "served_worlds" in own.version and "phronesis" in own.version  # changes with the file
+
+
+async def test_services_at_known_addresses_play_without_a_registrar():
+    local = counter()
+    async with served(local, identify(NAME, {}, local), capacity=2) as (at, sessions):
+        spec = await asyncio.to_thread(make, NAME, {}, [f"{at}/"])
+        seen = await asyncio.gather(*(play(spec.make(), spec, i) for i in range(6)))
+        assert seen == [await play(counter().make(), spec, i) for i in range(6)]
+        env = spec.make()
+        await env.reset(spec.task("train", 0), 1)
+        assert len(sessions) == 1
+        await env.close()
+
+
+async def test_a_world_whose_code_is_elsewhere_gives_tasks_episodes_and_rewards():
+    local = counter()
+    async with served(local, identify(NAME, {}, local)) as (at, _):
+        spec = await asyncio.to_thread(make, NAME, {}, [at], "there")
+        tasks = await asyncio.to_thread(lambda: [spec.task("train", i) for i in (0, 3, 20, 5, 10**6)])
+        assert tasks == [local.task("train", i) for i in (0, 3, 20, 5, 10**6)]
+        assert await asyncio.to_thread(spec.task, "heldout", 3) == local.task("heldout", 3) and spec.sizes == local.sizes
+        for split, index in (("heldout", 4), ("train", -1)):
+            with pytest.raises(ConfigError, match="there is no number"):
+                spec.task(split, index)
+        with pytest.raises(UnknownName, match="split of environment 'counter'"):
+            spec.task("test", 0)
+        assert await play(spec.make(), local, 0) == await play(counter().make(), local, 0)
+        group = EpisodeGroup(id="g", task=tasks[0], episodes=(Episode(id="e", task=tasks[0], seed=1, stop=Stop.completed),))
+        assert list(await spec.rubric.score(group)) == list(await local.rubric.score(group))
+    with pytest.raises(ServiceFault, match="cannot be reached"):
+        await spec.rubric.score(group)
+
+
+async def test_a_service_at_a_known_address_that_plays_something_else_is_refused_at_once():
+    local = counter(0.5)
+    async with served(local, identify(NAME, {"delay": 0.5}, local)) as (at, _):
+        for code in ("here", "there"):
+            with pytest.raises(ConfigError, match=r"plays something else: args is \{'delay': 0.5\}, expected \{\}"):
+                await asyncio.to_thread(make, NAME, {}, [at], code)
+    with pytest.raises(ConfigError, match="no service answers at"):
+        make(NAME, {}, [at])
+    with pytest.raises(ConfigError, match="somebody must give the tasks"):
+        make(NAME, {}, code="there")
+
+
+async def test_a_known_address_that_failed_is_tried_again_after_a_while():
+    now = 0.0
+    directory, local = Directory(clock=lambda: now), counter()
+    one = Registration(name=NAME, url="http://127.0.0.1:9", capacity=1, identity=identify(NAME, {}, local))
+    world = directory.expect(NAME, one.identity)
+    service = directory.register(one, fixed=True)
+    directory.suspect(service, "it broke off")
+    assert directory.place(world) is None
+    now = 100.0
+    directory.sweep()
+    assert directory.place(world) is service and service.state is State.alive

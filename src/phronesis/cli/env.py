@@ -110,7 +110,7 @@ def serve_environment(
             raise ConfigError("OpenEnv knows no registration and no password: leave out --register, --url and --host")
         asyncio.run(as_openenv(registry.get(name, args), 8400 if port is None else port, capacity, as_json))
         return
-    if register is None:
-        raise ConfigError("say for whom to serve: --register URL for a training run, or --openenv")
+    if register is None and port is None:
+        raise ConfigError("say for whom to serve: --register URL for a run, --port N for runs that know it, or --openenv")
     config = ServeConfig(register=register, host=host, port=port or 0, url=url, capacity=capacity)
     asyncio.run(as_service(name, args, config, as_json))

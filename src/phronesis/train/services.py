@@ -31,7 +31,7 @@ def check_services(config: RunConfig, spec: EnvSpec) -> None:
     """
     served = served_in(spec)
     if config.services is None:
-        if served:
+        if any(not s.fixed for s in served):
             raise ConfigError(
                 f"{served[0].name!r} is played by services, and nothing lets them register; set services.port, e.g. to 0"
             )

@@ -191,8 +191,6 @@ class Directory:
             self._swept = now
             for service in list(self._services.values()):
                 if service.fixed:
-                    if service.state is State.suspected and now >= service.full_until:
-                        self._heard(service)
                     continue
                 if late > _PAUSE:
                     service.heard += min(late, max(now - service.heard, 0.0))
@@ -354,6 +352,9 @@ class Directory:
 
     def _take(self, world: World) -> Service | None:
         now = self.clock()
+        for service in self._services.values():
+            if service.fixed and service.state is State.suspected and now >= service.full_until:
+                service.state, service.why = State.alive, ""  # as far as anybody knows; the next episode finds out
         free = [
             s
             for s in self._services.values()
