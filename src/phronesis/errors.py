@@ -24,6 +24,7 @@ PhronesisError
 ├── AllFaulted               every episode of a phase was a fault: nothing to learn from, nothing to count
 │   └── SourceDown           an environment or the policy gave nothing but faults for too long
 └── TrainingError            the trainer stops rather than learn from wrong numbers
+    ├── Overdue              a phase of a step gave no result within its limit
     ├── MismatchError        recomputed log-probabilities disagree with the recorded ones
     ├── Untrainable          a turn without ids, of a policy that only takes messages
     └── RankFailed           a process of a learner group died, broke or did not answer
@@ -188,6 +189,10 @@ class TrainingError(PhronesisError):
 
 class MismatchError(TrainingError):
     """The learner's recomputed log-probabilities disagree with the behaviour log-probabilities."""
+
+
+class Overdue(TrainingError):
+    """A phase that awaits foreign code, e.g. credit that re-runs episodes, gave no result within its limit."""
 
 
 class Untrainable(TrainingError):

@@ -8,6 +8,7 @@ so, and costs it nothing; one that lasts ends it with a typed error, after which
 
 from __future__ import annotations
 
+import asyncio
 import random
 import time
 from collections import Counter
@@ -21,7 +22,7 @@ from tiny_jobs import Stopped, config, essence, events, stop_at
 
 from phronesis.engine.embedded import EmbeddedEngine
 from phronesis.env import EnvSpec
-from phronesis.errors import AllFaulted, ConfigError, PolicyFault, SourceDown
+from phronesis.errors import AllFaulted, ConfigError, Overdue, PolicyFault, SourceDown
 from phronesis.evals.run import summarise
 from phronesis.records import Stop
 from phronesis.rollout.breaker import BreakerConfig
@@ -33,6 +34,7 @@ from phronesis.train.async_loop import Playing
 from phronesis.train.asynchrony import AsyncConfig
 from phronesis.train.batching import BatchConfig
 from phronesis.train.config import EnvChoice, EvalConfig, RunConfig, SourceConfig
+from phronesis.train.deadlines import Deadlines
 from phronesis.train.dynamic import DynamicConfig
 
 OWN = ("age/", "buffer/", "time/", "speed/", "retries/", "breaker/")
@@ -312,6 +314,23 @@ def test_a_world_that_never_works_ends_the_run_at_once(tmp_path):
     Weather.until = time.monotonic() + 1e6
     with pytest.raises(AllFaulted, match="nobody listens"):
         job.run(run_of(retry=OUTAGE, evaluation=EvalConfig(tasks=0)), tmp_path / "run")
+
+
+class Endless:
+    """A credit rule that never comes to an end."""
+
+    async def assign(self, group, rerun=None):
+        await asyncio.Event().wait()
+
+
+def test_credit_that_never_comes_ends_the_run_with_what_to_do(tmp_path):
+    given = run_of(
+        credit="test_faults_in_runs:Endless", deadlines=Deadlines(credit_seconds=0.05), evaluation=EvalConfig(tasks=0)
+    )
+    with pytest.raises(Overdue, match=r"a step's credit \(deadlines\.credit_seconds\) gave no answer within 0\.05 s"):
+        job.run(given, tmp_path / "run")
+    with pytest.raises(ConfigError, match=r"deadlines\.credit_seconds must be positive"):
+        run_of(deadlines=Deadlines(credit_seconds=0.0)).validate()
 
 
 def test_why_says_which_source_is_waited_for():

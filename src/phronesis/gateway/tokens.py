@@ -21,6 +21,7 @@ from phronesis.gateway.errors import GatewayError, bad_request
 from phronesis.gateway.http import answer, read_json, unless_gone
 from phronesis.policy import Completion, SamplingParams, Versioned
 from phronesis.records import Finish
+from phronesis.rollout.deadlines import within
 from phronesis.seeding import stream
 
 Ids = tuple[Annotated[int, Meta(ge=0, lt=2**31)], ...]
@@ -98,7 +99,9 @@ async def generate(book: Book, request: Request) -> Response:
     id = body.request_id or secrets.token_hex(8)
     async with book.admitted():
         try:
-            done = await unless_gone(request, book.policy.sample(body.token_ids, _params(book, sampling, id)))
+            sampled = book.policy.sample(body.token_ids, _params(book, sampling, id))
+            limited = within(book.limits.policy_seconds, sampled, PolicyFault, "the policy (limits.policy_seconds)")
+            done = await unless_gone(request, limited)
         except PolicyFault as fault:
             raise bad_request(str(fault)) if fault.__cause__ is None else fault from fault
     choice = _choice(done, logprobs=sampling.logprobs is not None)

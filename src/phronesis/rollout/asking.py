@@ -7,9 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from phronesis.errors import ConfigError
+from phronesis.errors import ConfigError, PolicyFault
 from phronesis.policy import Scores
 from phronesis.records import Episode, Message, Turn, say
+from phronesis.rollout.deadlines import within
 from phronesis.rollout.hints import with_hint
 from phronesis.rollout.play import Stage
 
@@ -60,7 +61,10 @@ class Asking:
         policy = self.stage.policy
         if not isinstance(policy, Scores):
             raise ConfigError(f"{type(policy).__name__} cannot score given ids; name a 'judge' for the credit rule instead")
-        return (await policy.score((*prompt, *said), temperature))[-len(said) :]
+        scoring = policy.score((*prompt, *said), temperature)
+        patience = self.stage.limits.policy_seconds
+        found = await within(patience, scoring, PolicyFault, "the policy's score (limits.policy_seconds)")
+        return found[-len(said) :]
 
 
 def hinted(episode: Episode, turn: int, hint: str) -> list[Message]:

@@ -52,6 +52,8 @@ class Attempt:
         self.asked = 0
         self.branches = 0
         self.envs: list[Env] = []
+        self._own: asyncio.Timeout | None = None
+        self._asking = 0
         self.started = time.monotonic()
 
     def resume(self, episode: Episode, turn: int, draws: int) -> None:
@@ -76,6 +78,7 @@ class Attempt:
         left = None if self.limits.seconds is None else self.limits.seconds - self.elapsed
         deadline = asyncio.timeout(patience if left is None else min(patience, max(left, 0.0)))
         self.waiting[self.key] = where
+        self._asks(1)
         try:
             async with deadline:
                 return await call()
@@ -89,6 +92,28 @@ class Attempt:
             raise self.end(fault, describe(where, error)) from error
         finally:
             self.waiting.pop(self.key, None)
+            self._asks(-1)
+
+    async def by_agent(self, run: Awaitable[None]) -> None:
+        """Awaits the agent. Where it takes longer than `Limits.agent_seconds` at a stretch over its own affairs, it hangs: only
+        time in which none of its branches asks the policy or the environment counts."""
+        self._own = own = asyncio.timeout(self.limits.agent_seconds)
+        try:
+            async with own:
+                await run
+        except TimeoutError as error:
+            if not own.expired():
+                raise
+            raise self.end(Stop.infra_fault, hung("agent.run", self.limits.agent_seconds)) from error
+        finally:
+            self._own = None
+
+    def _asks(self, more: int) -> None:
+        """A call to the policy or the environment begins (1) or is over (-1): the agent's own clock stops or begins anew."""
+        self._asking += more
+        if self._own is not None and not self._own.expired():
+            now = asyncio.get_running_loop().time()
+            self._own.reschedule(None if self._asking else now + self.limits.agent_seconds)
 
     async def open_env(self) -> Env:
         """A fresh environment, closed when the episode ends."""
@@ -104,14 +129,18 @@ class Attempt:
 
     async def _admit(self, env: Admits) -> None:
         """Waits for an environment's place. How long depends on other episodes, so that this one is not charged for it."""
-        began = time.monotonic()
+        began, patience = time.monotonic(), self.limits.admit_seconds
+        deadline = asyncio.timeout(patience)
         self.waiting[self.key] = env.waits_for
         try:
-            await env.admit()
+            async with deadline:
+                await env.admit()
         except FOREIGN as error:
             if is_cancelled(error):
                 raise
-            raise self.end(Stop.env_fault, describe("env.admit", error)) from error
+            late = isinstance(error, TimeoutError) and deadline.expired()
+            failure = hung("env.admit", patience) if late else describe("env.admit", error)
+            raise self.end(Stop.env_fault, failure) from error
         finally:
             self.waiting.pop(self.key, None)
             self.started += time.monotonic() - began

@@ -24,6 +24,12 @@ class Limits(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Seconds one environment call may take before it counts as hung (an environment fault)."""
     policy_seconds: float = 600.0
     """Seconds one policy call may take before it counts as hung (an infrastructure fault)."""
+    agent_seconds: float = 600.0
+    """Seconds the agent may take over its own affairs, neither asking the policy nor the environment, before it counts as hung
+    (an infrastructure fault)."""
+    admit_seconds: float = 1800.0
+    """Seconds to wait for a place at an environment that has few of them, before that is an environment fault. They are not
+    among the episode's own `seconds`."""
     rubric_seconds: float = 120.0
     """Seconds the rubric may take to judge a group before it counts as hung (an environment fault)."""
     reply_chars: int = 20_000
@@ -33,7 +39,8 @@ class Limits(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
     def validate(self) -> None:
         """Raises ConfigError when a limit could never let an episode happen."""
-        for name in ("max_turns", "max_turn_tokens", "env_seconds", "policy_seconds", "rubric_seconds", "reply_chars"):
+        waits = ("env_seconds", "policy_seconds", "agent_seconds", "admit_seconds", "rubric_seconds")
+        for name in ("max_turns", "max_turn_tokens", *waits, "reply_chars"):
             if getattr(self, name) <= 0:
                 raise ConfigError(f"limits.{name} must be positive, got {getattr(self, name)!r}")
         for name in ("max_tokens", "context", "seconds"):

@@ -175,7 +175,7 @@ async def finish(stage: Stage, ticket: Ticket, attempt: Attempt, begin: Callable
         await Pace.of_loop().turn()
         session = await begin()
         if not session.done:
-            await stage.agent.run(session)
+            await attempt.by_agent(stage.agent.run(session))
         attempt.end(session.over or attempt.verdict or Stop.parse)
     except EpisodeOver:
         pass

@@ -16,6 +16,7 @@ from phronesis.env import Env, EnvSpec, Expert, Legal, Snapshots
 from phronesis.errors import ConfigError, EnvFault
 from phronesis.policy import prompt_crc
 from phronesis.records import Episode, Failure, Message, Reply, Stop, Task
+from phronesis.rollout.deadlines import within
 from phronesis.rollout.gates import Gate
 from phronesis.rollout.play import Stage, Ticket, finish, open_attempt, tried
 from phronesis.rollout.session import REPLAY_DIFFERS, Attempt, Begun, EpisodeOver, EpisodeSession
@@ -164,7 +165,7 @@ def check_replay(cut: Cut, failure: Failure | None) -> None:
         )
 
 
-async def check_world(spec: EnvSpec, task: Task, seed: int, steps: int = 3) -> None:
+async def check_world(spec: EnvSpec, task: Task, seed: int, steps: int = 3, seconds: float = 120.0) -> None:
     """Refuses a world that answers the same actions otherwise in a fresh instance. One that fails is left for play to find.
 
     Args:
@@ -172,6 +173,7 @@ async def check_world(spec: EnvSpec, task: Task, seed: int, steps: int = 3) -> N
         task: any of its tasks.
         seed: any.
         steps: actions to try: the expert's or the first legal one where the world knows one, else an empty message.
+        seconds: how long an instance may take in all.
 
     Raises:
         ConfigError: names the first reply that differs.
@@ -188,15 +190,19 @@ async def check_world(spec: EnvSpec, task: Task, seed: int, steps: int = 3) -> N
             found.append(await env.step(actions[k]))
         return [replace(r, metrics={}) for r in found]
 
-    rows: list[list[Reply]] = []
-    for _ in range(2):
+    async def instance() -> list[Reply]:
         env = spec.make()
         try:
-            rows.append(await replies(env))
-        except Exception:  # foreign code; an episode reports it with its trace
-            return
+            return await replies(env)
         finally:
             await env.close()
+
+    rows: list[list[Reply]] = []
+    for _ in range(2):
+        try:
+            rows.append(await within(seconds, instance(), EnvFault, "the environment"))
+        except Exception:  # foreign code; an episode reports it with its trace
+            return
     for k, (one, other) in enumerate(zip(*rows, strict=False)):
         if one != other:
             where = f"step {k}" if k else "reset"

@@ -23,6 +23,7 @@ from phronesis.rollout.retries import RetryConfig
 from phronesis.train.asynchrony import AsyncConfig
 from phronesis.train.batching import BatchConfig
 from phronesis.train.critic import CriticConfig
+from phronesis.train.deadlines import Deadlines
 from phronesis.train.dynamic import DynamicConfig
 from phronesis.train.group.config import LearnerGroupConfig
 from phronesis.train.group.config import check as check_learner
@@ -98,6 +99,8 @@ class RunConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What an episode may use."""
     retry: RetryConfig = RetryConfig()
     """How often an episode that ended in a fault is played again, and when its source is left alone for a while."""
+    deadlines: Deadlines = Deadlines()
+    """How long a step's credit and lesson may be awaited."""
     engine: EngineConfig = EngineConfig()
     """Limits of the engine that samples, and how it computes."""
     sampling: Sampling = Sampling()
@@ -164,6 +167,7 @@ class RunConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         """
         self.limits.validate()
         self.retry.validate()
+        self.deadlines.validate()
         if self.sources:
             self._validate_sources()
         if self.engine.vllm is not None:

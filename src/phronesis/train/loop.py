@@ -14,9 +14,10 @@ from typing import NamedTuple
 
 from phronesis.credit.rule import CreditRule
 from phronesis.env import TaskSource
-from phronesis.errors import ConfigError
+from phronesis.errors import ConfigError, Overdue
 from phronesis.log import Heartbeat, doing
 from phronesis.records import Batch, Credit, Episode, EpisodeGroup
+from phronesis.rollout.deadlines import within
 from phronesis.rollout.play import GroupPlayer, LeavesOut, Stage, check_played, play_groups
 from phronesis.rollout.repair import left_out
 from phronesis.rollout.rerun import Reruns
@@ -111,6 +112,7 @@ async def learn(loop: Loop, step: int, sampled: Sampled) -> Learned:
 
     Raises:
         ConfigError: nothing was played, because the source has no task left.
+        Overdue: credit or the lesson took longer than it may.
     """
     groups, steps = sampled.groups, loop.config.steps
     if not sampled.played:
@@ -118,18 +120,31 @@ async def learn(loop: Loop, step: int, sampled: Sampled) -> Learned:
             f"no task is left for step {step} of {steps}; set steps={step}, or train on tasks that do not run out"
         )
     reruns = Reruns(loop.stage, concurrency=loop.config.concurrency)
-    assigning = assign(loop.credit, groups, reruns, loop.critic)
+    patience = loop.config.deadlines
+    assigning = within(
+        patience.credit_seconds, assign(loop.credit, groups, reruns, loop.critic), Overdue,
+        "a step's credit (deadlines.credit_seconds)",
+    )  # fmt: skip
     credits, extra, warming = await loop.heartbeat(step, "credit").watch(assigning, reruns.progress)
     for group in sampled.played:
         loop.source.report(group.task, group)
     if loop.lesson is None:
         batch = build_batch(groups, credits, loop.config.batch)
-        update = await _update_aside(loop.learner, batch) if loop.aside else _update(loop.learner, batch)
+        if loop.aside:
+            update = await loop.heartbeat(step, "update").watch(_update_aside(loop.learner, batch), lambda: _COMPUTES)
+        else:
+            update = _update(loop.learner, batch)
     else:
-        learning = loop.lesson.learn(step, groups, credits)
+        learning = within(
+            patience.lesson_seconds, loop.lesson.learn(step, groups, credits), Overdue,
+            "a step's lesson (deadlines.lesson_seconds)",
+        )  # fmt: skip
         update, said = await loop.heartbeat(step, "lesson").watch(learning, loop.stage.waits)
         extra |= said
     return Learned(update, credits, extra, warming)
+
+
+_COMPUTES = "the learner computes in its thread, however long that takes; playing goes on"
 
 
 def _update(learner: Learns, batch: Batch) -> UpdateMetrics:

@@ -14,11 +14,12 @@ from msgspec import Struct
 
 from phronesis.credit.replays.earl import ToolGains, forced_routes, insertion_weights
 from phronesis.credit.rule import members, value_of
-from phronesis.errors import ConfigError
+from phronesis.errors import ConfigError, PolicyFault
 from phronesis.policy import Scores
 from phronesis.reason.players.account import Account
 from phronesis.reason.players.routes import Route, place, routes
 from phronesis.records import Episode, EpisodeGroup
+from phronesis.rollout.deadlines import within
 from phronesis.rollout.forks import own_turns
 from phronesis.rollout.gates import Gate
 from phronesis.rollout.play import GroupPlayer, Stage, Ticket, judge, play_again
@@ -180,4 +181,8 @@ class EARL:
         ids = route.ids(stage.chat, thought=at > 0)
         before = (*episode.prompt(k), *episode.turns[k].completion[:at])
         assert isinstance(stage.policy, Scores)
-        return fsum((await stage.policy.score((*before, *ids)))[-len(ids) :]) if ids else 0.0
+        if not ids:
+            return 0.0
+        scoring = stage.policy.score((*before, *ids))
+        found = await within(stage.limits.policy_seconds, scoring, PolicyFault, "the policy's score (limits.policy_seconds)")
+        return fsum(found[-len(ids) :])
