@@ -14,6 +14,7 @@ from bench.maths import maths
 from bench.measure import Row, difference, read, table, write
 from bench.overlap import overlap
 from bench.sandbox import sandbox
+from bench.services import services
 from bench.stability import main as stability
 from bench.trl_guess.case import learning, speed
 
@@ -25,6 +26,7 @@ CASES: dict[str, Callable[[], list[Row]]] = {
     "maths": maths,
     "sandbox": sandbox,
     "overlap": overlap,
+    "services": services,
 }
 """Name -> what measures it."""
 DEFAULT = ("trl-guess", "learner", "engine")

@@ -8,8 +8,9 @@ import threading
 import pytest
 
 from phronesis.envs.services.config import ServicesConfig
-from phronesis.envs.services.directory import Directory, State, World
+from phronesis.envs.services.directory import Directory
 from phronesis.envs.services.identity import Identity
+from phronesis.envs.services.known import State, World
 from phronesis.envs.services.wire import Refused, Registration
 from phronesis.errors import ConfigError, ServiceFault
 

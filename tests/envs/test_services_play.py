@@ -12,9 +12,10 @@ from served_worlds import counter, until
 
 from phronesis.env import Admits, Env, EnvSpec, Expert, Legal, Snapshots
 from phronesis.envs import registry
-from phronesis.envs.services.directory import Directory, State, using
+from phronesis.envs.services.directory import Directory, using
 from phronesis.envs.services.env import ServedEnv
 from phronesis.envs.services.identity import Identity, identify
+from phronesis.envs.services.known import State
 from phronesis.envs.services.link import Link
 from phronesis.envs.services.served import Served, make, served_in
 from phronesis.envs.services.service import Service, tidied
@@ -267,7 +268,7 @@ def test_identities_differ_where_the_game_does():
 async def test_services_at_known_addresses_play_without_a_registrar():
     local = counter()
     async with served(local, identify(NAME, {}, local), capacity=2) as (at, sessions):
-        spec = await asyncio.to_thread(make, NAME, {}, [f"{at}/"])
+        spec = await asyncio.to_thread(make, NAME, {}, at=[f"{at}/"])
         seen = await asyncio.gather(*(play(spec.make(), spec, i) for i in range(6)))
         assert seen == [await play(counter().make(), spec, i) for i in range(6)]
         env = spec.make()
@@ -279,7 +280,7 @@ async def test_services_at_known_addresses_play_without_a_registrar():
 async def test_a_world_whose_code_is_elsewhere_gives_tasks_episodes_and_rewards():
     local = counter()
     async with served(local, identify(NAME, {}, local)) as (at, _):
-        spec = await asyncio.to_thread(make, NAME, {}, [at], "there")
+        spec = await asyncio.to_thread(make, NAME, {}, at=[at], code="there")
         tasks = await asyncio.to_thread(lambda: [spec.task("train", i) for i in (0, 3, 20, 5, 10**6)])
         assert tasks == [local.task("train", i) for i in (0, 3, 20, 5, 10**6)]
         assert await asyncio.to_thread(spec.task, "heldout", 3) == local.task("heldout", 3) and spec.sizes == local.sizes
@@ -300,9 +301,9 @@ async def test_a_service_at_a_known_address_that_plays_something_else_is_refused
     async with served(local, identify(NAME, {"delay": 0.5}, local)) as (at, _):
         for code in ("here", "there"):
             with pytest.raises(ConfigError, match=r"plays something else: args is \{'delay': 0.5\}, expected \{\}"):
-                await asyncio.to_thread(make, NAME, {}, [at], code)
+                await asyncio.to_thread(make, NAME, {}, at=[at], code=code)
     with pytest.raises(ConfigError, match="no service answers at"):
-        make(NAME, {}, [at])
+        make(NAME, {}, at=[at])
     with pytest.raises(ConfigError, match="somebody must give the tasks"):
         make(NAME, {}, code="there")
 

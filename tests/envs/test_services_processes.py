@@ -13,7 +13,8 @@ from served_worlds import counter, machines, until
 from test_services_play import NAME, play
 
 from phronesis.envs.services.config import ServicesConfig
-from phronesis.envs.services.directory import Directory, State, using
+from phronesis.envs.services.directory import Directory, using
+from phronesis.envs.services.known import State
 from phronesis.envs.services.registrar import listening
 from phronesis.envs.services.served import make, served_in
 from phronesis.errors import ServiceFault

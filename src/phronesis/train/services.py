@@ -10,7 +10,8 @@ from contextlib import contextmanager, nullcontext, suppress
 
 from phronesis.env import EnvSpec
 from phronesis.envs.services.config import token
-from phronesis.envs.services.directory import Directory, Service, using
+from phronesis.envs.services.directory import Directory, using
+from phronesis.envs.services.known import Service
 from phronesis.envs.services.registrar import listening
 from phronesis.envs.services.served import served_in
 from phronesis.errors import ConfigError

@@ -14,13 +14,12 @@ from collections import deque
 from collections.abc import Callable, Generator
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
-from dataclasses import dataclass, field
-from enum import StrEnum
+from dataclasses import dataclass
 from itertools import count
-from typing import NamedTuple
 
 from phronesis.envs.services.config import ServicesConfig
 from phronesis.envs.services.identity import Identity
+from phronesis.envs.services.known import Flight, Service, State, World
 from phronesis.envs.services.wire import Refused, Registration
 from phronesis.errors import ServiceFault
 
@@ -28,63 +27,6 @@ _PAUSE = 1.0
 """Seconds by which a sweep may come late before that counts as time in which nobody could be heard."""
 _REMEMBERED = 16
 """Services that left, kept for people to see."""
-
-
-class State(StrEnum):
-    """How a service is doing."""
-
-    alive = "alive"
-    """It beats, and gets episodes."""
-    suspected = "suspected"
-    """It missed heartbeats or broke a connection: no new episodes until it is heard again."""
-    draining = "draining"
-    """It is leaving: no new episodes, those it plays are finished."""
-    gone = "gone"
-    """It left, or was silent for too long."""
-
-
-class Flight(NamedTuple):
-    """A call that waits for a service."""
-
-    loop: asyncio.AbstractEventLoop
-    """Where it waits."""
-    deadline: asyncio.Timeout
-    """Ends it."""
-
-
-@dataclass(eq=False, kw_only=True)
-class Service:
-    """One service, as this run knows it."""
-
-    id: str
-    """Given by the directory."""
-    about: Registration
-    """What it told of itself."""
-    fixed: bool
-    """Named by the configuration: it sends no heartbeats and is never removed."""
-    heard: float
-    """When it was last heard, on the directory's clock."""
-    state: State = State.alive
-    """How it is doing."""
-    why: str = ""
-    """Why it is suspected or gone, for people."""
-    load: int = 0
-    """Episodes it plays, as it last reported; of other runs, too."""
-    placed: int = 0
-    """Episodes of this run that have a place there."""
-    full_until: float = 0.0
-    """It said that it is full, and when to ask again."""
-    flights: set[Flight] = field(default_factory=set[Flight])
-    """Calls that wait for it."""
-
-
-class World(NamedTuple):
-    """What waits: episodes of one environment with one set of arguments."""
-
-    name: str
-    """Of the environment."""
-    digest: str
-    """Of its identity."""
 
 
 @dataclass(eq=False)

@@ -12,7 +12,8 @@ from typing import TypeVar
 import msgspec
 
 from phronesis.envs.services.config import token
-from phronesis.envs.services.directory import Directory, Service, State, World
+from phronesis.envs.services.directory import Directory
+from phronesis.envs.services.known import Service, State, World
 from phronesis.envs.services.link import Answered, Link
 from phronesis.envs.services.wire import Begin, Call, Refused, decode, encode
 from phronesis.errors import EnvFault, SandboxFault, ServiceFault, one_line
@@ -117,7 +118,7 @@ class ServedEnv:
         link = Link(service.about.url, token())
         begin, kind = encode(Begin(digest=self.world.digest, run=self.directory.run))
         try:
-            await self._asked(service, link, "PUT", "", begin, kind)
+            await self._asked(service, link, "PUT", body=begin, kind=kind)
         except Refused as refused:
             link.close()
             after = FULL_SECONDS if refused.retry_after is None else refused.retry_after
@@ -138,7 +139,7 @@ class ServedEnv:
         except (TypeError, ValueError, RecursionError) as error:
             raise EnvFault(f"{method} cannot be sent to a service: {one_line(error)}") from error
         try:
-            answered = await self._asked(service, link, "POST", f"/{method}", body, kind)
+            answered = await self._asked(service, link, "POST", f"/{method}", body=body, kind=kind)
         except Refused as refused:
             raise _fault(service, refused) from refused
         try:
@@ -146,7 +147,7 @@ class ServedEnv:
         except (msgspec.DecodeError, UnicodeError, RecursionError, OverflowError) as error:
             raise EnvFault(f"{method} gave no {type.__name__}: {one_line(error)}") from error
 
-    async def _asked(self, service: Service, link: Link, method: str, path: str, body: bytes, kind: str) -> Answered:
+    async def _asked(self, service: Service, link: Link, method: str, path: str = "", *, body: bytes, kind: str) -> Answered:
         """One call, given up when the service is removed."""
         deadline = asyncio.timeout(self.patience.call_seconds)
         try:

@@ -8,9 +8,10 @@ from typing import Any, Literal
 
 from phronesis.env import Env, EnvSpec
 from phronesis.envs import registry
-from phronesis.envs.services.directory import Directory, World, current
+from phronesis.envs.services.directory import Directory, current
 from phronesis.envs.services.env import Patience, ServedEnv
 from phronesis.envs.services.identity import Identity, identify
+from phronesis.envs.services.known import World
 from phronesis.envs.services.remote import about, spec_of
 from phronesis.envs.services.wire import Registration
 from phronesis.errors import ConfigError
@@ -58,6 +59,7 @@ class Served:
 def make(
     env: str,
     args: dict[str, Any] | None = None,
+    *,
     at: list[str] | None = None,
     code: Literal["here", "there"] = "here",
     wait_seconds: float = 600.0,
