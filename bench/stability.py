@@ -1,7 +1,7 @@
 """Which corrections survive which sampler: lag K x arithmetic of the sampler x method, on one probe world.
 
     python -m bench stability [--quick] [--out FOLDER] [--lr RATE] [--steps N] [--seeds N ...] [--lags N ...]
-                              [--mismatches NAME ...] [--methods NAME ...]
+                              [--mismatches NAME ...] [--methods NAME ...] [--draws N ...]
 
 Every run starts from the same primed policy of its seed and is the plain synchronous loop (play, credit, one optimiser step),
 except that the sampler holds the weights of exactly K updates ago (`bench.lagged`), perturbed by its arithmetic. The learner
@@ -32,7 +32,7 @@ import torch
 from bench.heatmap import draw
 from bench.lagged import Mismatch
 from bench.measure import RESULTS
-from bench.survival import details, judged, picture, same_control, survivors
+from bench.survival import details, fallen, judged, picture, pooled, same_control, survivors
 from bench.trial import METHODS, Cell, Outcome, Settings, Start, Trial, world
 
 LAGS = (0, 1, 2, 4, 8)
@@ -43,11 +43,19 @@ SEEDS = (0, 1, 2)
 """Seeds."""
 
 
-def cells(lags: Sequence[int], mismatches: Sequence[Mismatch], methods: Sequence[str], seeds: Sequence[int]) -> list[Cell]:
+def cells(
+    lags: Sequence[int],
+    mismatches: Sequence[Mismatch],
+    methods: Sequence[str],
+    seeds: Sequence[int],
+    *,
+    draws: Sequence[int] = (0,),
+) -> list[Cell]:
     """The grid, seed by seed, each seed beginning with its control."""
     grid = [
-        Cell(method=method, lag=lag, mismatch=mismatch, seed=seed)
+        Cell(method=method, lag=lag, mismatch=mismatch, seed=seed, draw=draw)
         for seed in seeds
+        for draw in draws
         for mismatch in mismatches
         for lag in lags
         for method in methods
@@ -71,7 +79,7 @@ def study(path: Path, settings: Settings, wanted: Sequence[Cell]) -> list[Outcom
         done[cell] = asyncio.run(Trial(start, cell, settings).run())
         with path.open("ab") as file:
             file.write(msgspec.json.encode(done[cell]) + b"\n")
-        said = f"{n + 1}/{len(wanted)} {cell.method}, lag {cell.lag}, {cell.mismatch}, seed {cell.seed}"
+        said = f"{n + 1}/{len(wanted)} {cell.method}, lag {cell.lag}, {cell.mismatch}, seed {cell.seed}.{cell.draw}"
         print(f"{said}: {fmean(done[cell].rewards[-5:]):.3f} ({done[cell].cpu_seconds} CPU-s)", file=sys.stderr, flush=True)
     return [done[cell] for cell in wanted]
 
@@ -98,6 +106,7 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--lr", type=float, default=Settings().lr)
     parser.add_argument("--steps", type=int, default=Settings().steps)
     parser.add_argument("--seeds", type=int, nargs="+", default=list(SEEDS))
+    parser.add_argument("--draws", type=int, nargs="+", default=[0], help="other tasks and samples from the same starts")
     parser.add_argument("--lags", type=int, nargs="+", default=list(LAGS))
     parser.add_argument("--mismatches", nargs="+", default=list(MISMATCHES), choices=get_args(Mismatch))
     parser.add_argument("--methods", nargs="+", default=list(METHODS), choices=list(METHODS))
@@ -106,7 +115,8 @@ def main(arguments: list[str]) -> None:
         given.steps, given.seeds, given.lags, given.mismatches = 30, [0], [0, 8], ["none", "int8"]
     torch.set_num_threads(1)
     settings = Settings(lr=given.lr, steps=given.steps)
-    wanted = cells(given.lags, given.mismatches, given.methods, given.seeds)
+    mismatches: list[Mismatch] = [m for m in get_args(Mismatch) if m in given.mismatches]
+    wanted = cells(given.lags, mismatches, given.methods, given.seeds, draws=given.draws)
     report(study(given.out / "runs.jsonl", settings, wanted), given.out / "stability.svg")
 
 
@@ -119,7 +129,8 @@ def report(runs: Sequence[Outcome], image: Path) -> None:
     mismatches = [m for m in get_args(Mismatch) if any(o.cell.mismatch == m for o in runs)]
     for mismatch in mismatches:
         print(f"\nsampler {mismatch}: seeds that survived (final reward)\n\n{survivors(found, lags, mismatch)}")
-    print(f"\n{details(found)}\n")
+    print(f"\nall samplers together: survived\n\n{pooled(found, lags)}\n")
+    print(f"of those that learned: collapsed afterwards\n\n{fallen(found, lags)}\n\n{details(found)}\n")
     for seed, same in same_control(found).items():
         print(f"seed {seed}: without lag and mismatch all methods have {'the same curve' if same else 'DIFFERENT CURVES'}")
     title = f"Which method survives which sampler: {len({o.cell.seed for o in runs})} seeds, learning rate {settings.lr:g}"

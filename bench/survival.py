@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from statistics import fmean
 from typing import NamedTuple
 
@@ -112,6 +112,26 @@ def survivors(found: Group, lags: Sequence[int], mismatch: Mismatch) -> str:
     for name in METHODS:
         shown = [" (".join(_tile(found.get((name, lag, mismatch), [])).lines) for lag in lags]
         lines.append(f"| {name} | " + " | ".join(f"{s})" if "(" in s else s for s in shown) + " |")
+    return "\n".join(lines)
+
+
+def pooled(found: Group, lags: Sequence[int]) -> str:
+    """One line per method: at each lag, of the runs of all samplers together, how many survived."""
+    return _by_lag(found, lags, lambda vs: f"{sum(v.survived for v in vs)}/{len(vs)}")
+
+
+def fallen(found: Group, lags: Sequence[int]) -> str:
+    """The same of the runs that reached the control's end: how many collapsed after that."""
+    return _by_lag(
+        found, lags, lambda vs: f"{sum(v.collapsed is not None for v in vs)}/{sum(v.reached is not None for v in vs)}"
+    )
+
+
+def _by_lag(found: Group, lags: Sequence[int], count: Callable[[Sequence[Verdict]], str]) -> str:
+    lines = ["| method | " + " | ".join(f"K = {lag}" for lag in lags) + " |", "|---" * (len(lags) + 1) + "|"]
+    for name in METHODS:
+        runs = [[v for (n, k, _), rows in found.items() if (n, k) == (name, lag) for _, v in rows] for lag in lags]
+        lines.append(f"| {name} | " + " | ".join(map(count, runs)) + " |")
     return "\n".join(lines)
 
 

@@ -104,7 +104,14 @@ class Cell(Struct, frozen=True, kw_only=True):
     mismatch: Mismatch
     """Arithmetic of the sampler."""
     seed: int
-    """Of start, tasks and sampling."""
+    """Of the start, and with `draw` of tasks and sampling."""
+    draw: int = 0
+    """Other tasks and samples from the same start; 0 is the grid's own."""
+
+    @property
+    def luck(self) -> int:
+        """Seed of tasks and sampling."""
+        return stream(self.seed, "draw", self.draw) if self.draw else self.seed
 
 
 class Outcome(Struct, frozen=True, kw_only=True):
@@ -217,7 +224,7 @@ class Trial:
             sampling=start.config.sampling,
             vocabulary=self.decoder.vocab_size,
         )
-        self.source = SpecTasks(start.spec, "train", cell.seed)
+        self.source = SpecTasks(start.spec, "train", cell.luck)
         self.rule: CreditRule = credit.build(start.config.credit)
         self.rewards: list[float] = []
         self.mismatch_kl: list[float] = []
@@ -234,7 +241,7 @@ class Trial:
         """
         config = self.start.config
         groups = await play_groups(
-            self.stage, self.source.draw(config.groups), size=config.group_size, seed=config.seed, name="train", step=k,
+            self.stage, self.source.draw(config.groups), size=config.group_size, seed=self.cell.luck, name="train", step=k,
             concurrency=config.concurrency,
         )  # fmt: skip
         self.rewards.append(

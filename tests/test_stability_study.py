@@ -9,7 +9,7 @@ import torch
 from bench.heatmap import Heatmap, Panel, Tile, colour, contrast, draw, ink
 from bench.lagged import LaggedSampler, recorded, rounded
 from bench.stability import LAGS, MISMATCHES, SEEDS, cells, outcomes, report, study
-from bench.survival import details, final, judge, judged, picture, same_control, survivors
+from bench.survival import details, fallen, final, judge, judged, picture, pooled, same_control, survivors
 from bench.trial import METHODS, Cell, Method, Outcome, Settings, Start, Trial, base, learner_config, world
 from msgspec.structs import replace
 
@@ -204,6 +204,10 @@ def test_tables_say_what_happened():
     assert table[0] == "| method | K = 0 | K = 8 |"
     assert table[2] == "| plain | 2/2 (1.00) | 1/2 (0.75) |"
     assert table[4] == "| TIS | 1/1 (1.00) | – |"
+    runs.append(outcome(bad, replace(CONTROL, mismatch="int8")))
+    assert pooled(judged(runs, 0.5), (0, 8)).splitlines()[2] == "| plain | 2/3 | 1/2 |"
+    runs.append(outcome([0.5] * 5 + [1.0] * 5 + [0.5] * 10, replace(CONTROL, lag=8, mismatch="int8")))
+    assert fallen(judged(runs, 0.5), (0, 8)).splitlines()[2] == "| plain | 0/2 | 1/2 |"
     rows = details(found).splitlines()
     assert rows[-1] == "| none | 8 | plain | 0.750 | 0.750 | 1/2 | 8, – | – | 0 | 0 | 0 | 1 | 0.0 % |"
     assert same_control(found) == {0: True, 1: True}
