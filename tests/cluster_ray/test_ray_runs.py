@@ -104,6 +104,21 @@ def test_two_workers_reach_the_level_of_one_process_though_one_is_killed(tmp_pat
     assert curve[0] < 0.7 and fmean(curve[-4:]) > 0.9
 
 
+def test_environments_of_their_own_die_and_are_played_again(tmp_path):
+    """One process plays, another one keeps the environments and is killed once: the same bits, retried with fresh state."""
+    (tmp_path / "mark").touch()
+    job.run(config(env=deadly(tmp_path / "mark")), tmp_path / "alone")
+    (tmp_path / "mark").unlink()
+    apart = replace(SMALL, workers=1, env_workers=1)
+    job.run(config(env=deadly(tmp_path / "mark", after=12), cluster=apart), tmp_path / "there", hire=hiring())
+    assert (tmp_path / "mark").exists()
+    alone, there = bare(tmp_path / "alone"), bare(tmp_path / "there")
+    assert there["weights"] == alone["weights"] and unnamed(there["episodes"]) == unnamed(alone["episodes"])
+    assert len(joined(tmp_path / "there")) == 1  # who plays lived on
+    with Run.open(tmp_path / "there") as run:
+        assert sum(v for _, v in run.curve("retries/saved")) >= 1
+
+
 class Scripted:
     """Wants what a list says, then keeps the last."""
 

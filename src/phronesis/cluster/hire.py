@@ -35,15 +35,15 @@ async def _hired(job: Job, *, address: str, scaler: Scaler | None) -> AsyncGener
     plan = make_plan(job)
     joined = ray.connect(address, job.cluster)
     try:
-        note = partial(job.writer.event, "worker")
-        backend = ray.RayBackend(plan, job.cluster)
-        staff = Staff(job.cluster, backend, note, scaler)
-        crew = ClusterCrew(job.policy, backend, staff)
-        crew.open()
-        try:
-            yield crew
-        finally:
-            await staff.close()
+        async with ray.hosting(plan.recipe, job.cluster) as hosts:
+            backend = ray.RayBackend(plan, job.cluster, hosts)
+            staff = Staff(job.cluster, backend, partial(job.writer.event, "worker"), scaler)
+            crew = ClusterCrew(job.policy, backend, staff)
+            crew.open()
+            try:
+                yield crew
+            finally:
+                await staff.close()
     finally:
         if joined:
             ray.disconnect()

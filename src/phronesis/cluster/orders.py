@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from typing import TypeVar
 
 import msgspec
 from msgspec import Struct
@@ -11,6 +12,8 @@ from phronesis.pictures import SHELF
 from phronesis.records import Episode, EpisodeGroup, ImagePart, Message
 from phronesis.rollout.limits import Limits, Sampling
 from phronesis.rollout.play import Ticket
+
+T = TypeVar("T")
 
 
 class Order(Struct, frozen=True, kw_only=True):
@@ -35,17 +38,14 @@ class Played(Struct, frozen=True, kw_only=True):
     """Content and media type of the pictures they show."""
 
 
-_ORDER, _PLAYED = msgspec.msgpack.Decoder(Order), msgspec.msgpack.Decoder(Played)
-
-
 def encode_order(order: Order) -> bytes:
     """As bytes."""
-    return msgspec.msgpack.encode(order)
+    return _encode(order)
 
 
 def decode_order(data: bytes) -> Order:
     """From bytes."""
-    return _ORDER.decode(data)
+    return _decode(data, Order)
 
 
 def encode_played(group: EpisodeGroup, *, pictures: bool) -> bytes:
@@ -55,15 +55,27 @@ def encode_played(group: EpisodeGroup, *, pictures: bool) -> bytes:
         group: any.
         pictures: whether the pictures it shows go with it; those that the shelf has dropped are missing then.
     """
-    return msgspec.msgpack.encode(Played(group=group, pictures=_pictures(group.episodes) if pictures else ()))
+    return _encode(Played(group=group, pictures=_pictures(group.episodes) if pictures else ()))
 
 
 def decode_played(data: bytes) -> EpisodeGroup:
     """The group; its pictures are on this process's shelf then."""
-    played = _PLAYED.decode(data)
+    played = _decode(data, Played)
     for content, media_type in played.pictures:
         SHELF.keep(content, media_type)
     return played.group
+
+
+def _encode(value: object) -> bytes:
+    """MessagePack behind a 0; JSON behind a 1 where that cannot: whole numbers of more than 64 bits."""
+    try:
+        return b"\0" + msgspec.msgpack.encode(value)
+    except OverflowError:
+        return b"\1" + msgspec.json.encode(value)
+
+
+def _decode(data: bytes, type: type[T]) -> T:
+    return msgspec.msgpack.decode(data[1:], type=type) if data[0] == 0 else msgspec.json.decode(data[1:], type=type)
 
 
 def _pictures(episodes: Iterable[Episode]) -> tuple[tuple[bytes, str], ...]:

@@ -31,13 +31,44 @@ from phronesis.train.worlds import world
 
 
 @dataclass(frozen=True, kw_only=True)
-class Plan:
-    """How to build what the driver has: environment, model, tokenizer, engine."""
+class Recipe:
+    """How to make the environment of a run."""
 
     config: RunConfig
     """Of the run."""
     spec: EnvSpec | None
     """The environment, where the config cannot name it; None where it can, so that only the name travels."""
+    path: tuple[str, ...]
+    """Folders the driver imports from; those that a node has, too, are imported from there."""
+
+
+def make_recipe(job: Job) -> Recipe:
+    """The recipe of a run's environment.
+
+    Raises:
+        ConfigError: it is at hand only, and cannot be pickled.
+    """
+    if job.at_hand is not None:
+        _check_travels(job.at_hand)
+    return Recipe(config=job.config, spec=job.at_hand, path=tuple(str(Path(p).resolve()) for p in sys.path))
+
+
+def spec_of(recipe: Recipe) -> EnvSpec:
+    """The environment, made in this process.
+
+    Raises:
+        ConfigError: this node cannot make it.
+    """
+    sys.path += [p for p in recipe.path if p not in sys.path and Path(p).exists()]
+    return world(recipe.config) if recipe.spec is None else recipe.spec
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """How to build what the driver has: environment, model, tokenizer, engine."""
+
+    recipe: Recipe
+    """Of the environment, and the run's config."""
     model: DecoderConfig | bytes
     """Sizes of a compact decoder, or any other model pickled."""
     dtype: str
@@ -50,8 +81,6 @@ class Plan:
     """Threads to compute with."""
     gpu: bool
     """Whether to sample on the first GPU."""
-    path: tuple[str, ...]
-    """Folders the driver imports from; those that a node has, too, are imported from there."""
 
 
 def make_plan(job: Job) -> Plan:
@@ -61,19 +90,14 @@ def make_plan(job: Job) -> Plan:
         ConfigError: the run's environment is at hand only, and cannot be pickled.
     """
     model = job.policy.decoder
-    at_hand = job.at_hand
-    if at_hand is not None:
-        _check_travels(at_hand)
     return Plan(
-        config=job.config,
-        spec=at_hand,
+        recipe=make_recipe(job),
         model=model.config if isinstance(model, Decoder) else pickle.dumps(model),
         dtype=str(model.dtype).removeprefix("torch."),
         tokenizer={p.name: p.read_bytes() for p in sorted(job.tokenizer.iterdir()) if p.is_file()},
         slots=job.cluster.slots,
         threads=max(int(job.cluster.worker.cpus), 1),
         gpu=job.cluster.worker.gpus > 0,
-        path=tuple(str(Path(p).resolve()) for p in sys.path),
     )
 
 
@@ -101,10 +125,8 @@ def take_post(plan: Plan, folder: Path) -> Post:
     Raises:
         ConfigError: this node lacks what the run needs.
     """
-    sys.path += [p for p in plan.path if p not in sys.path and Path(p).exists()]
+    spec, config = spec_of(plan.recipe), plan.recipe.config
     torch.set_num_threads(plan.threads)
-    config = plan.config
-    spec = world(config) if plan.spec is None else plan.spec
     with tempfile.TemporaryDirectory() as files:
         for name, content in plan.tokenizer.items():
             (Path(files) / name).write_bytes(content)

@@ -10,14 +10,17 @@ import asyncio
 import importlib
 import logging
 import os
-from collections.abc import Awaitable
+from collections.abc import AsyncGenerator, Awaitable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from types import ModuleType
 from typing import Protocol, TypeVar, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
-from phronesis.cluster.plan import Plan
+from phronesis.cluster.hosting import EnvWorker, Hosts, Said
+from phronesis.cluster.plan import Plan, Recipe
 from phronesis.cluster.remote import Facts, Pulse, WorkerGone
 from phronesis.cluster.worker import RolloutWorker
 from phronesis.errors import ClusterError, ConfigError, PhronesisError, one_line
@@ -119,18 +122,18 @@ def _resources(config: ClusterConfig) -> dict[str, float]:
     return found
 
 
-def options(place: PlaceConfig) -> dict[str, object]:
-    """How an actor is placed."""
+def options(place: PlaceConfig, restarts: int = 0) -> dict[str, object]:
+    """How an actor is placed, and how often Ray starts it again (−1: always)."""
     found: dict[str, object] = {"num_cpus": place.cpus, "num_gpus": place.gpus, "resources": dict(place.resources)}
     if place.labels:
         found["label_selector"] = dict(place.labels)
     found["scheduling_strategy"] = "SPREAD" if place.spread else "DEFAULT"
-    return found | {"max_restarts": 0, "max_task_retries": 0, "max_concurrency": CALLS}
+    return found | {"max_restarts": restarts, "max_task_retries": 0, "max_concurrency": CALLS}
 
 
-def actor(cls: type[object], place: PlaceConfig, *arguments: object) -> Actor:
+def actor(cls: type[object], placing: dict[str, object], *arguments: object) -> Actor:
     """Begins to start an object of a class in a process elsewhere; its coroutines can be called with ``.remote``."""
-    made = _ray().remote(cls).options(**options(place), runtime_env={"env_vars": {"OMP_WAIT_POLICY": "passive"}})
+    made = _ray().remote(cls).options(**placing, runtime_env={"env_vars": {"OMP_WAIT_POLICY": "passive"}})
     return made.remote(*arguments)
 
 
@@ -202,22 +205,72 @@ class RayWorker:
         _ray().kill(self._handle)
 
 
+@dataclass(frozen=True)
+class RayHost:
+    """Implements `phronesis.cluster.hosting.Host` over an actor, which Ray starts again when it dies; travels to workers."""
+
+    handle: Actor
+    """The actor."""
+
+    async def abilities(self) -> Mapping[str, Sequence[str]]:
+        """By environment, what it can do besides the three methods."""
+        return await answer(self.handle.abilities.remote(), dict[str, tuple[str, ...]])
+
+    async def open(self, env: str, id: str) -> Said:
+        """Makes the environment of an episode."""
+        return await answer(self.handle.open.remote(env, id), Said)
+
+    async def ask(self, env: str, id: str, method: str, call: bytes) -> Said:
+        """One call of it."""
+        return await answer(self.handle.ask.remote(env, id, method, call), Said)
+
+    async def close(self, env: str, id: str) -> None:
+        """Closes it."""
+        await answer(self.handle.close.remote(env, id), type(None))
+
+
+@asynccontextmanager
+async def hosting(recipe: Recipe, config: ClusterConfig) -> AsyncGenerator[Hosts | None]:
+    """Environment workers, while it lasts; None where the settings ask for none.
+
+    Raises:
+        ConfigError: their node cannot make the environment.
+        ClusterError: they do not come up.
+    """
+    if not config.env_workers:
+        yield None
+        return
+    placing, seconds = options(config.env_worker, restarts=-1), recipe.config.limits.env_seconds
+    hosts = tuple(RayHost(actor(EnvWorker, placing, recipe, seconds)) for _ in range(config.env_workers))
+    try:
+        try:
+            async with asyncio.timeout(config.start_seconds):
+                able = await asyncio.gather(*(host.abilities() for host in hosts))
+        except (WorkerGone, TimeoutError) as error:
+            raise ClusterError(f"environment workers did not start within {config.start_seconds:g} s: {error}") from error
+        yield Hosts(hosts, able[0], config.start_seconds)
+    finally:
+        for host in hosts:
+            _ray().kill(host.handle)
+
+
 class RayBackend:
     """Implements `phronesis.cluster.remote.Backend`."""
 
-    def __init__(self, plan: Plan, config: ClusterConfig):
+    def __init__(self, plan: Plan, config: ClusterConfig, hosts: Hosts | None = None):
         """Puts the plan where every worker can read it.
 
         Args:
             plan: of the run.
             config: what workers occupy.
+            hosts: where environments live; None plays them in the workers.
         """
-        self._config = config
+        self._config, self._hosts = config, hosts
         self._plan = _ray().put(plan)
 
     def start(self, index: int) -> RayWorker:
         """Begins to start a rollout worker."""
-        return RayWorker(actor(RolloutWorker, self._config.worker, self._plan))
+        return RayWorker(actor(RolloutWorker, options(self._config.worker), self._plan, self._hosts))
 
     def put(self, bucket: NDArray[np.uint8]) -> object:
         """One copy into the object store, which workers of this node read without copying."""

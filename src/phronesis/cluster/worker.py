@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from phronesis.cluster.hosting import Hosts
 from phronesis.cluster.orders import decode_order, decode_played, encode_played
 from phronesis.cluster.plan import Plan, Post, take_post
 from phronesis.cluster.remote import Facts, Pulse
@@ -27,13 +28,14 @@ from phronesis.rollout.play import play, score
 class RolloutWorker:
     """Plays what it is sent with the weights it was given last."""
 
-    def __init__(self, plan: Plan):
+    def __init__(self, plan: Plan, hosts: Hosts | None = None):
         """Nothing is built yet.
 
         Args:
             plan: of the run.
+            hosts: where environments live; None plays them in this process.
         """
-        self._plan = plan
+        self._plan, self._hosts = plan, hosts
         self._built: Post | None = None
         self._version = -1
         self._news = asyncio.Event()
@@ -46,7 +48,10 @@ class RolloutWorker:
             ConfigError: this node lacks what the run needs.
         """
         if self._built is None:
-            self._built = take_post(self._plan, Path(tempfile.gettempdir()))
+            post = take_post(self._plan, Path(tempfile.gettempdir()))
+            if self._hosts is not None:
+                post = replace(post, stage=replace(post.stage, spec=self._hosts.hosted(post.stage.spec)))
+            self._built = post
         return Facts(pid=os.getpid(), node=platform.node(), arithmetic=self._post.engine.arithmetic)
 
     async def take(self, bucket: NDArray[np.uint8], version: int) -> int:
