@@ -13,6 +13,7 @@ from bench.learner import learner
 from bench.maths import maths
 from bench.measure import Row, difference, read, table, write
 from bench.overlap import overlap
+from bench.push import push
 from bench.sandbox import sandbox
 from bench.services import services
 from bench.stability import main as stability
@@ -26,6 +27,7 @@ CASES: dict[str, Callable[[], list[Row]]] = {
     "maths": maths,
     "sandbox": sandbox,
     "overlap": overlap,
+    "push": push,
     "services": services,
 }
 """Name -> what measures it."""
