@@ -2,9 +2,9 @@
 
 Everything is imported once; each attempt is a fork of this process. STALENESS ``none`` is the synchronous run. Half of the
 kills come at any time at all; the others inside one phase: while groups are played, while the learner computes, while a
-checkpoint is written, while the weights are pushed. There a timer of the system is set at the phase's beginning to a random part
-of what the phase usually takes, and taken back at its end, so that it can only strike inside. Prints how many attempts were
-killed, how many in which phase, and after how many of them the run folder held a checkpoint.
+checkpoint is written, while the weights are pushed. There a timer of the system is set at the phase's beginning to a random
+part of what the phase usually takes, and taken back at its end, so that it can only strike inside. Prints how many attempts
+were killed, how many in which phase, and after how many of them the run folder held a checkpoint.
 """
 
 from __future__ import annotations

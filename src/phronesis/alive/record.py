@@ -82,7 +82,7 @@ class Status(Struct, frozen=True, kw_only=True):
     waits: tuple[Wait, ...] = ()
     """What it is about, in the order it began; the last is the innermost."""
     sources: dict[str, dict[str, int]] = {}
-    """By source of tasks, how many of its episodes await what."""
+    """By source of tasks, how many of its groups, or episodes, do what."""
     loop: LoopState | None = None
     """The event loop; None while there is none."""
     memory: int | None = None

@@ -72,7 +72,6 @@ class Watchdog:
         command: str,
         *,
         signs: Callable[[], int] = lambda: 0,
-        sources: Callable[[], Mapping[str, Mapping[str, int]]] = dict,
         every: float | None = None,
     ):
         """Writes nothing yet.
@@ -81,12 +80,13 @@ class Watchdog:
             folder: where ``status.json`` goes; it exists.
             command: what the process does, for people.
             signs: a number that changes whenever something moves on.
-            sources: by source of tasks, how many episodes await what.
             every: seconds between two writes; None takes the environment's, or 2.
         """
         self.folder, self.command = folder, command
         self.every = every or _seconds()
-        self._signs, self._sources = signs, sources
+        self._signs = signs
+        self.sources: Callable[[], Mapping[str, Mapping[str, int]]] = dict
+        """By source of tasks, how many of its groups, or episodes, do what."""
         self._me, self._began = process.myself(), stamp(time.time())
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="watchdog", daemon=True)
@@ -201,7 +201,7 @@ class Watchdog:
             unit_seconds=self._unit_seconds(),
             quiet=self._quiet(waits, now),
             waits=waits,
-            sources={name: dict(counts) for name, counts in _patiently(self._sources, {}).items()},
+            sources={name: dict(counts) for name, counts in _patiently(self.sources, {}).items()},
             loop=self._loop_state(now),
             memory=process.memory(),
             tasks=self._stacks.tasks,

@@ -97,6 +97,8 @@ class Mixture:
         self.sources, self.shares, self.may = dict(sources), shares, may
         self.drawn = dict.fromkeys(self.sources, 0)
         """Tasks drawn so far, by source."""
+        self.asked = ""
+        """Names the last change of the shares that was asked for, so that a resumed run does not make it twice."""
         self._dry: set[str] = set()
 
     def draw(self, n: int) -> Sequence[Task]:
@@ -130,7 +132,7 @@ class Mixture:
 
     def state(self) -> dict[str, int | float | str]:
         """Where every source and the shares stand."""
-        found: dict[str, int | float | str] = {**self.shares.state()}
+        found: dict[str, int | float | str] = {**self.shares.state(), "asked": self.asked}
         found |= {f"drawn/{name}": n for name, n in self.drawn.items()}
         for name, source in self.sources.items():
             found |= {f"source/{name}/{key}": value for key, value in source.state().items()}
@@ -146,6 +148,7 @@ class Mixture:
             numbers = {key: float(value) for key, value in state.items() if key.startswith(("share/", "credit/"))}
             self.shares.restore(numbers)
             self.drawn = {name: int(state[f"drawn/{name}"]) for name in self.sources}
+            self.asked = str(state.get("asked", ""))
         except (KeyError, ValueError) as error:
             raise CheckpointError(f"{state!r} is no state of a mixture of {', '.join(self.sources)}: {error}") from error
         for name, source in self.sources.items():

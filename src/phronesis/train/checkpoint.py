@@ -72,7 +72,8 @@ class Manifest(Struct, frozen=True, kw_only=True):
     under_way: tuple[UnderWay, ...] = ()
     """Those of them that were not learned from yet."""
     counters: dict[str, int | float | str] = {}
-    """Positions of the run's random streams and whatever else the loop counts."""
+    """Whatever else is counted over a whole run. (Random streams have no position: every number is a function of the seed and
+    of what it is for.)"""
     config: str = ""
     """Hash of the run's config; empty when not given."""
     generic: bool = False

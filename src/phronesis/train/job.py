@@ -98,6 +98,7 @@ def run(
                     writer.event("lint", finding.line, rule=finding.rule, severity=finding.severity)
             with Watchdog(writer.path, "train", signs=lambda: Waiting.calls) as watchdog:
                 job = _Job(config, spec, writer, heard(watchdog.told, listener), terms)
+                watchdog.sources = job.sources
                 return asyncio.run(watchdog.guard(job.run()))
         except Exception as error:
             said = last_words(writer, error)
@@ -145,6 +146,14 @@ class _Job:
         self.heldout = HeldOut(config, spec, writer, self.phases, listener)
         self.state = RunState(config, spec, writer, listener, self.timing)
         self.heldout.retries = self.state.retries
+
+    def sources(self) -> dict[str, dict[str, int]]:
+        """By source of tasks, how many groups play and how many wait to be learned from; for whoever asks what a run does."""
+        buffer, found = self.state.buffer, dict[str, dict[str, int]]()
+        for entry in list(buffer.held.values()) if buffer is not None else []:
+            counts = found.setdefault(entry.task.env, {"groups that play": 0, "groups that wait to be learned from": 0})
+            counts["groups that play" if entry.group is None else "groups that wait to be learned from"] += 1
+        return found
 
     async def run(self) -> Summary:
         """All phases in order."""

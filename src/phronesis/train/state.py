@@ -161,6 +161,7 @@ class RunState:
             step=step, source=self.source.state(), credit=known, player=routes, config=self.hash,
             started=0 if self.buffer is None else self.buffer.started,
             under_way=() if self.buffer is None else under_way.kept(self.buffer),
+            counters={} if self.buffer is None else {"left_out": self.buffer.left_out},
         )  # fmt: skip
         checkpoint.save(
             self.folder,

@@ -51,6 +51,7 @@ def restore(buffer: Buffer, manifest: Manifest, config: RunConfig, run: Run) -> 
         finished = None if group is None else entry.finished
         entries.append(Started(number=entry.number, task=entry.task, born=entry.born, group=group, finished=finished))
     buffer.restore(entries, version=manifest.step, started=manifest.started)
+    buffer.left_out = int(manifest.counters.get("left_out", 0))
     if entries:
         done = sum(e.group is not None for e in entries)
         log.info("%d groups were under way: %d finished, %d are played again", len(entries), done, len(entries) - done)
