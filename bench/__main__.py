@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from bench.engine import engine
+from bench.group import group
 from bench.learner import learner
 from bench.maths import maths
 from bench.measure import Row, difference, read, table, write
@@ -27,6 +28,7 @@ CASES: dict[str, Callable[[], list[Row]]] = {
     "maths": maths,
     "sandbox": sandbox,
     "overlap": overlap,
+    "group": group,
     "push": push,
     "services": services,
 }
