@@ -26,7 +26,7 @@ from phronesis.store.index import Where
 ROOT = Path(__file__).resolve().parent.parent
 RECIPE = ROOT / "recipes" / "multitask.toml"
 PHRONESIS = [str(Path(sys.executable).with_name("phronesis"))]
-SERVED = "sorting"
+SERVED = "number"
 """The source that services play."""
 
 
@@ -87,10 +87,10 @@ class Services:
 def troubled(port: int) -> list[str]:
     """Settings of the disturbed run."""
     trouble = "{ faults = 0.3, hangs = 0.02, within = 3 }"
-    served = '{ name = "served", args = { env = "sort", args = { max_difficulty = 1 } } }'
+    served = '{ name = "served", args = { env = "guess" } }'
     return [
-        *(f"sources.{name}.trouble={trouble}" for name in ("books", "number", SERVED)),
-        *(f"sources.{name}.limits.env_seconds=3.0" for name in ("books", "number", SERVED)),
+        *(f"sources.{name}.trouble={trouble}" for name in ("books", SERVED, "lake")),
+        *(f"sources.{name}.limits.env_seconds=3.0" for name in ("books", SERVED, "lake")),
         f"sources.{SERVED}.env={served}",
         f"services={{ port = {port} }}",
         "checkpoint_every=5",
@@ -135,7 +135,7 @@ def main() -> None:
         port = probe.getsockname()[1]
     chance = random.Random(asked.seed)
     kills = [seconds * chance.uniform(0.5, 0.9), seconds * chance.uniform(0.2, 0.5)]
-    services = Services(f"http://127.0.0.1:{port}", "sort", ["max_difficulty=1"], asked.seed, asked.out / "services.log")
+    services = Services(f"http://127.0.0.1:{port}", "guess", [], asked.seed, asked.out / "services.log")
     try:
         stormy_seconds, killed = train(stormy, both + troubled(port), kills)
     finally:
