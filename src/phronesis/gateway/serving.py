@@ -3,20 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import socket
-import threading
 from collections.abc import AsyncGenerator, Callable, Generator
 from contextlib import asynccontextmanager, contextmanager
 
-import uvicorn
-
-from phronesis.errors import UserError
+from phronesis import serving as web
 from phronesis.gateway.app import application
 from phronesis.gateway.book import Book
-
-KEEP_ALIVE = 3600
-"""Seconds a connection may be idle. While a run learns nothing is answered, and a connection that is closed afterwards, just
-when its client uses it again, would cost that client a request."""
 
 
 @asynccontextmanager
@@ -31,31 +23,19 @@ async def serving(book: Book, token: str | None = None) -> AsyncGenerator[str]:
     """
     config = book.config
     config.validate(token)
-    listening = _listen(config.host, config.port)
-    port = listening.getsockname()[1]
-    server = uvicorn.Server(
-        uvicorn.Config(
-            application(book, token),
-            log_level="warning",
-            access_log=False,
-            lifespan="off",
-            timeout_graceful_shutdown=2,
-            timeout_keep_alive=KEEP_ALIVE,
-        )
-    )
-    serve = asyncio.create_task(_quietly(server, listening))
-    sweep = asyncio.create_task(book.sweep_forever())
+    app = application(book, token)
+    sweep: asyncio.Task[None] | None = None
     try:
-        while not server.started and not serve.done():
-            await asyncio.sleep(0.005)
-        host = f"[{config.host}]" if ":" in config.host else config.host
-        yield f"http://{host}:{port}"
+        async with web.serving(app, host=config.host, port=config.port, setting="gateway.port") as address:
+            sweep = asyncio.create_task(book.sweep_forever())
+            try:
+                yield address
+            finally:
+                book.close()
     finally:
-        book.close()
-        server.should_exit = True
-        sweep.cancel()
-        await asyncio.wait([serve, sweep])
-        listening.close()
+        if sweep is not None:
+            sweep.cancel()
+            await asyncio.wait([sweep])
 
 
 @contextmanager
@@ -69,65 +49,12 @@ def in_background(make: Callable[[], Book], token: str | None = None) -> Generat
     Raises:
         ConfigError, UserError: see `serving`.
     """
-    loop = asyncio.new_event_loop()
-    thread = threading.Thread(target=loop.run_forever, name="gateway", daemon=True)
-    thread.start()
-    over = asyncio.Event()
 
-    async def run(ready: asyncio.Future[tuple[str, Book]]) -> None:
-        try:
-            book = make()
-            async with serving(book, token) as address:
-                ready.set_result((address, book))
-                await over.wait()
-        except BaseException as error:
-            if ready.done():
-                raise
-            ready.set_exception(error)
+    @asynccontextmanager
+    async def served() -> AsyncGenerator[tuple[str, Book]]:
+        book = make()
+        async with serving(book, token) as address:
+            yield address, book
 
-    async def begin() -> tuple[asyncio.Task[None], tuple[str, Book]]:
-        ready: asyncio.Future[tuple[str, Book]] = loop.create_future()
-        task = asyncio.create_task(run(ready))
-        return task, await ready
-
-    async def end(task: asyncio.Task[None]) -> None:
-        over.set()
-        await task
-        left = asyncio.all_tasks() - {asyncio.current_task()}  # e.g. what watches the servers of a policy
-        for other in left:
-            other.cancel()
-        await asyncio.gather(*left, return_exceptions=True)
-
-    try:
-        task, served = asyncio.run_coroutine_threadsafe(begin(), loop).result()
-        try:
-            yield served
-        finally:
-            asyncio.run_coroutine_threadsafe(end(task), loop).result()
-    finally:
-        loop.call_soon_threadsafe(loop.stop)
-        thread.join()
-        loop.close()
-
-
-async def _quietly(server: uvicorn.Server, listening: socket.socket) -> None:
-    """Serves without taking over the program's signal handlers."""
-    await server._serve([listening])  # pyright: ignore[reportPrivateUsage] - `serve` would capture signals
-
-
-def _listen(host: str, port: int) -> socket.socket:
-    """A socket that listens."""
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    # With the protocol named, asyncio sends small pieces at once; else head and body of an answer lie 40 ms apart.
-    listening = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
-    listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        listening.bind((host, port))
-        listening.listen(2048)
-    except OSError as error:
-        listening.close()
-        raise UserError(
-            f"cannot listen at {host}:{port} ({error.strerror}); choose another gateway.port, or 0 for a free one"
-        ) from error
-    listening.setblocking(False)
-    return listening
+    with web.in_thread(served, "gateway") as entered:
+        yield entered
