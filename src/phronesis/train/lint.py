@@ -58,7 +58,8 @@ RULES: tuple[Rule, ...] = (
         "clipping-inert",
         "warn",
         'a ratio of new to old policy, one update per batch, `old = "learner"`',
-        'Set learner.epochs or learner.minibatches above 1, or say learner.loss.objective.type="reinforce".',
+        'Set learner.epochs or learner.minibatches above 1, or say learner.loss.objective.type="reinforce" (for decoupled_ppo '
+        "with the correction tis_token, since its weight is not idle).",
         ratios.clipping_inert,
     ),
     Rule(
