@@ -206,8 +206,9 @@ async def test_while_others_get_places_waiting_goes_on():
     first, last = (asyncio.create_task(directory.wait(WORLD, 0.5)) for _ in range(2))
     await asyncio.sleep(0.3)
     directory.release(service)
+    directory.began(service)
     await asyncio.sleep(0.3)
-    assert first.done() and not last.done()  # .6 s, but somebody got a place .3 s ago
+    assert first.done() and not last.done()  # .6 s, but an episode began .3 s ago
     with pytest.raises(ServiceFault):
         await last
     directory.release(service)
@@ -244,3 +245,36 @@ def test_settings_that_cannot_work_are_refused():
     with pytest.raises(ConfigError, match="PHRONESIS_SERVICES_TOKEN"):
         ServicesConfig(host="0.0.0.0").validate(None)
     ServicesConfig(host="0.0.0.0").validate("secret")
+
+
+async def test_a_service_that_fails_fast_does_not_attract_all_episodes(directory: Directory, clock: Clock):
+    bad, good = directory.register(about("http://a:1", 100)), directory.register(about("http://b:1", 100))
+    asked = []
+    for second in range(40):
+        clock.now = float(second)
+        for service in (bad, good):
+            directory.heartbeat(service.id, 0)
+        placed = directory.place(WORLD)
+        asked.append(placed)
+        if placed is bad:
+            directory.failed(bad, "no browser is installed")
+            directory.release(bad)
+        else:
+            directory.began(good)
+    assert [n for n, s in enumerate(asked) if s is bad] == [0, 1, 3, 7, 15, 31]  # then 2, 4, 8, 16 s apart
+    assert "no browser is installed" in directory.words(bad)
+    clock.now = 100.0
+    directory.began(bad)
+    assert bad.failed == 0 and directory.words(bad) == "http://a:1 is alive, 0 of 100 places taken"
+
+
+async def test_waiting_for_services_that_only_fail_has_an_end():
+    directory = Directory()
+    service = directory.register(about(capacity=1))
+    since = directory.clock()
+    with pytest.raises(ServiceFault, match=r"cannot be reached"):
+        while True:
+            await directory.wait(WORLD, 0.3, since)
+            directory.release(service)
+            directory.suspect(service, "it cannot be reached")
+            directory.heartbeat(service.id, 0)  # it reaches the run, and the run does not reach it

@@ -148,7 +148,7 @@ async def test_a_service_full_with_the_episodes_of_others_is_waited_for():
     async with one_service(places=1) as (spec, directory, sessions):
         sessions.open("0123456789abcdef", "another run")
         waiting = asyncio.create_task(play(spec.make(), spec, 0))
-        await until(lambda: "says that it is full" in directory.why(served_in(spec)[0].expected(directory)))
+        await until(lambda: "asked again later" in directory.why(served_in(spec)[0].expected(directory)))
         await sessions.close("0123456789abcdef")
         assert len(await asyncio.wait_for(waiting, 10)) == 4
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+import threading
+import time
+from collections.abc import Callable
 from contextlib import suppress
 
 from phronesis.envs.services.link import Link
-from phronesis.envs.services.sessions import Sessions
 from phronesis.envs.services.wire import PACKED, Load, Refused, Registered, Registration, decode, encode
 from phronesis.errors import ConfigError, ServiceFault
 
@@ -18,6 +19,8 @@ ASK_SECONDS = 10.0
 """Longest a run may take to answer."""
 LONGEST = 5.0
 """Longest pause between attempts to reach a run, in seconds."""
+STUCK = 120.0
+"""A service whose event loop stands still for so many seconds does not count as alive any more."""
 UNWANTED = 15.0
 """Pause after a run said that it does not want this service, where it wanted it before."""
 
@@ -25,58 +28,75 @@ UNWANTED = 15.0
 class Announcer:
     """Keeps one service known to one run.
 
+    It runs in a thread of its own, so that a world that computes for long, and keeps the event loop of its service from
+    everything else, does not count as lost; until it has done so for `STUCK` seconds.
+
     Args:
         url: of the run's registrar.
         about: the service.
-        sessions: its episodes; those of a run that is no more are closed.
+        load: how many episodes are played; called in that thread.
+        disown: called, in that thread, with a run that is no more: its episodes are to be closed.
         token: secret the run is shown.
         say: told what people should read, once per change.
-        sleep: waits.
     """
 
     def __init__(
         self,
         url: str,
         about: Registration,
-        sessions: Sessions,
         *,
+        load: Callable[[], int] = lambda: 0,
+        disown: Callable[[str], object] = lambda run: None,
         token: str | None = None,
         say: Callable[[str], None] = log.info,
-        sleep: Callable[[float], Awaitable[object]] = asyncio.sleep,
     ):
         self._link = Link(url, token)
-        self._url, self._about, self._sessions, self._say, self._sleep = url, about, sessions, say, sleep
+        self._url, self._about, self._load, self._disown, self._say = url, about, load, disown, say
         self.known: Registered | None = None
         """What the run answered; None while it does not know this service."""
+        self.ticked = time.monotonic()
+        """When the service's event loop last said that it goes on."""
         self._run = ""
         self._failed = 0
         self._said = ""
+        self._over = threading.Event()
+        self._wake: Callable[[], object] = lambda: None
 
     async def run(self) -> None:
-        """Registers and beats until cancelled.
+        """Registers and beats until `stop`, and then takes leave, if the run can be reached.
 
         Raises:
             ConfigError: the run refuses this service, and never wanted it.
         """
+        loop, news = asyncio.get_running_loop(), asyncio.Event()
+        self._wake = lambda: loop.call_soon_threadsafe(news.set)
         try:
-            while True:
-                await self._sleep(await self._once())
+            while not self._over.is_set():
+                pause = await self._once()
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(pause):
+                        await news.wait()
+            if self.known is not None:
+                with suppress(ServiceFault, Refused, TimeoutError):
+                    await self._ask("DELETE", f"/services/{self.known.id}")
         finally:
             self._link.close()
 
-    async def leave(self) -> None:
-        """Tells the run, if it can be reached, to send no new episodes."""
-        known, self.known = self.known, None
-        if known is not None:
-            with suppress(ServiceFault, Refused, TimeoutError):
-                await self._ask("DELETE", f"/services/{known.id}")
-        self._link.close()
+    def stop(self) -> None:
+        """Ends `run`; from any thread."""
+        self._over.set()
+        with suppress(RuntimeError):  # it has ended
+            self._wake()
 
     async def _once(self) -> float:
         """Registers or beats; seconds until the next time."""
+        still = time.monotonic() - self.ticked
+        if still > STUCK:
+            self._tell(f"nothing has moved in this service for {still:.0f} s; the run is not told that it lives")
+            return 1.0
         try:
             known = self.known or await self._register()
-            await self._ask("POST", f"/services/{known.id}/heartbeat", Load(open=len(self._sessions)))
+            await self._ask("POST", f"/services/{known.id}/heartbeat", Load(open=self._load()))
         except (ServiceFault, TimeoutError) as error:
             self._failed += 1
             self._tell(f"waiting for the run at {self._url}: {str(error) or 'no answer'}")
@@ -96,7 +116,7 @@ class Announcer:
         content, kind = await self._ask("POST", "/services", self._about)
         known = decode(content, kind, Registered)
         if self._run not in ("", known.run):
-            await self._sessions.disown(self._run)
+            self._disown(self._run)
         self._run, self.known = known.run, known
         self._tell(f"registered with the run at {self._url} as {known.id}")
         return known

@@ -25,6 +25,8 @@ from phronesis.errors import ServiceFault
 
 _PAUSE = 1.0
 """Seconds by which a sweep may come late before that counts as time in which nobody could be heard."""
+LONGEST = 60.0
+"""Longest a service that fails gets no episodes, in seconds: nothing after the first failure, then 2, 4, 8, …"""
 _REMEMBERED = 16
 """Services that left, kept for people to see."""
 
@@ -35,7 +37,7 @@ class _Queue:
 
     waiting: deque[tuple[asyncio.AbstractEventLoop, asyncio.Future[Service]]]
     moved: float
-    """When a place was last given."""
+    """When an episode last began."""
 
 
 class Directory:
@@ -145,9 +147,24 @@ class Directory:
     def suspect(self, service: Service, why: str) -> None:
         """Somebody could not reach it: no new episodes until it is heard again."""
         with self._lock:
-            if service.fixed:
-                service.full_until = self.clock() + self.config.suspect_seconds
+            service.trouble = why
+            self._back_off(service, self.config.suspect_seconds if service.fixed else 0.0)
             self._suspect(service, why)
+
+    def failed(self, service: Service, why: str) -> None:
+        """An episode could not begin there. It gets no more for a while, longer each time, so that one that fails fast, and
+        therefore has the most free places, does not attract all of them."""
+        with self._lock:
+            service.trouble = why
+            self._back_off(service, 0.0)
+
+    def began(self, service: Service) -> None:
+        """An episode began there."""
+        with self._lock:
+            service.failed, service.trouble = 0, ""
+            queue = self._queues.get(World(service.about.name, service.about.identity.digest))
+            if queue is not None:
+                queue.moved = self.clock()
 
     def full(self, service: Service, seconds: float) -> None:
         """It said that it is full: no new episodes for so long."""
@@ -165,29 +182,28 @@ class Directory:
             queue = self._queues.get(world)
             return None if queue is not None and queue.waiting else self._take(world)
 
-    async def wait(self, world: World, seconds: float) -> Service:
+    async def wait(self, world: World, seconds: float, since: float | None = None) -> Service:
         """A place, when there is one: first come, first served.
 
         Args:
             world: what is to be played.
-            seconds: longest time in which nobody of this world gets a place; while others get one, waiting goes on.
+            seconds: longest time in which no episode of this world begins; while others do, waiting goes on.
+            since: when this one began to wait, on the directory's clock; None means now.
 
         Raises:
-            ServiceFault: nobody got a place for so long; says how the services are doing.
+            ServiceFault: none began for so long; says how the services are doing.
         """
-        loop = asyncio.get_running_loop()
+        loop, since = asyncio.get_running_loop(), self.clock() if since is None else since
         with self._lock:
             service = self.place(world)
             if service is not None:
                 return service
-            queue = self._queues.setdefault(world, _Queue(deque(), self.clock()))
-            if not queue.waiting:
-                queue.moved = self.clock()
+            queue = self._queues.setdefault(world, _Queue(deque(), since))
             place: asyncio.Future[Service] = loop.create_future()
             queue.waiting.append((loop, place))
         try:
             while not place.done():
-                left = queue.moved + seconds - self.clock()
+                left = max(queue.moved, since) + seconds - self.clock()
                 if left <= 0:
                     raise ServiceFault(f"no place at a service of {world.name!r} for {seconds:g} s: {self.why(world)}")
                 await asyncio.wait([place], timeout=min(left, 1.0))
@@ -225,8 +241,9 @@ class Directory:
 
     def words(self, service: Service) -> str:
         """How a service is doing: ``http://b1:8500 is alive, 3 of 8 places taken``."""
-        about, why = service.about, f" ({service.why})" if service.why else ""
-        full = ", says that it is full" if service.state is State.alive and self.clock() < service.full_until else ""
+        about, why = service.about, service.why or service.trouble
+        why = f" ({why})" if why else ""
+        full = ", asked again later" if service.state is State.alive and self.clock() < service.full_until else ""
         return f"{about.url} is {service.state}{why}, {service.placed} of {about.capacity} places taken{full}"
 
     def report(self) -> list[dict[str, object]]:
@@ -275,6 +292,11 @@ class Directory:
             self._tell("heard", service)
         self._dispatch(World(service.about.name, service.about.identity.digest))
 
+    def _back_off(self, service: Service, least: float) -> None:
+        service.failed += 1
+        pause = min(2.0 ** (service.failed - 1), LONGEST) if service.failed > 1 else 0.0
+        service.full_until = max(service.full_until, self.clock() + max(pause, least))
+
     def _suspect(self, service: Service, why: str) -> None:
         if service.state is State.alive:
             service.state, service.why = State.suspected, why
@@ -312,7 +334,6 @@ class Directory:
         queue = self._queues.get(world)
         while queue is not None and queue.waiting and (service := self._take(world)) is not None:
             loop, place = queue.waiting.popleft()
-            queue.moved = self.clock()
             try:
                 loop.call_soon_threadsafe(self._give, place, service)
             except RuntimeError:  # its loop has ended

@@ -69,8 +69,9 @@ class ServedEnv:
         Raises:
             ServiceFault: nobody got a place for `Patience.place_seconds`.
         """
+        since = self.directory.clock()
         while self.service is None:
-            service = await self.directory.wait(self.world, self.patience.place_seconds)
+            service = await self.directory.wait(self.world, self.patience.place_seconds, since)
             try:
                 await self._open(service)
             except BaseException as error:
@@ -121,8 +122,10 @@ class ServedEnv:
             await self._asked(service, link, "PUT", body=begin, kind=kind)
         except Refused as refused:
             link.close()
-            after = FULL_SECONDS if refused.retry_after is None else refused.retry_after
-            self.directory.full(service, after)
+            if refused.code in ("full", "draining"):
+                self.directory.full(service, FULL_SECONDS if refused.retry_after is None else refused.retry_after)
+            else:
+                self.directory.failed(service, str(refused))
             raise
         except BaseException:
             link.close()
@@ -141,7 +144,11 @@ class ServedEnv:
         try:
             answered = await self._asked(service, link, "POST", f"/{method}", body=body, kind=kind)
         except Refused as refused:
+            if self._number == 1:
+                self.directory.failed(service, str(refused))
             raise _fault(service, refused) from refused
+        if self._number == 1:
+            self.directory.began(service)
         try:
             return decode(answered.content, answered.kind, type)
         except (msgspec.DecodeError, UnicodeError, RecursionError, OverflowError) as error:

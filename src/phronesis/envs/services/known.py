@@ -52,8 +52,12 @@ class Service:
     """Episodes it plays, as it last reported; of other runs, too."""
     placed: int = 0
     """Episodes of this run that have a place there."""
+    failed: int = 0
+    """Times in a row that an episode could not begin, or go on, there."""
+    trouble: str = ""
+    """What the last of them was; empty after an episode began."""
     full_until: float = 0.0
-    """It said that it is full, and when to ask again."""
+    """Not asked before then: it said that it is full, or failed."""
     flights: set[Flight] = field(default_factory=set[Flight])
     """Calls that wait for it."""
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from ipaddress import ip_address
@@ -95,7 +96,13 @@ async def serve(
             about = Registration(
                 name=identity.env, url=url, capacity=config.capacity, identity=identity, abilities=service.abilities
             )
-            announcer = Announcer(config.register, about, sessions, token=token, say=say)
+            loop = asyncio.get_running_loop()
+
+            def disown(run: str) -> None:
+                asyncio.run_coroutine_threadsafe(sessions.disown(run), loop).result()
+
+            load = sessions.__len__
+            announcer = Announcer(config.register, about, load=load, disown=disown, token=token, say=say)
             await _until(stop, announcer)
         sessions.draining = True
         if len(sessions):
@@ -109,17 +116,23 @@ async def serve(
 
 async def _until(stop: asyncio.Event, announcer: Announcer) -> None:
     """Announces until told to stop, then takes leave."""
-    told = asyncio.create_task(stop.wait())
-    announcing = asyncio.create_task(announcer.run())
+
+    async def tick() -> None:
+        while True:
+            announcer.ticked = time.monotonic()
+            await asyncio.sleep(1.0)
+
+    ticking, told = asyncio.create_task(tick()), asyncio.create_task(stop.wait())
+    announcing = asyncio.create_task(asyncio.to_thread(lambda: asyncio.run(announcer.run())))
     try:
         await asyncio.wait({told, announcing}, return_when=asyncio.FIRST_COMPLETED)
-        if announcing.done():
-            announcing.result()  # raises
     finally:
-        for task in (told, announcing):
+        announcer.stop()
+        await asyncio.wait([announcing])
+        for task in (ticking, told):
             task.cancel()
-        await asyncio.gather(told, announcing, return_exceptions=True)
-        await announcer.leave()
+        await asyncio.gather(ticking, told, return_exceptions=True)
+    announcing.result()  # raises
 
 
 def _reached_at(at: str, host: str, registrar: str) -> str:
