@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+from bench.crowd.case import crowd, long
 from bench.engine import engine
 from bench.group import group
 from bench.learner import learner
@@ -30,6 +31,8 @@ CASES: dict[str, Callable[[], list[Row]]] = {
     "overlap": overlap,
     "group": group,
     "push": push,
+    "crowd": crowd,
+    "crowd-long": long,
     "services": services,
 }
 """Name -> what measures it."""

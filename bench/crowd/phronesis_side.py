@@ -14,6 +14,8 @@ import sys
 import tempfile
 from pathlib import Path
 
+from transformers import PreTrainedTokenizerFast
+
 from bench.crowd.plan import TURNS, WORDS, Clock, Found, Ticker, question, waits
 from phronesis.chat.detect import format_for
 from phronesis.chat.format import ChatFormat
@@ -143,9 +145,14 @@ class Crowd:
         return taken
 
 
+def tokenizer() -> PreTrainedTokenizerFast:
+    """That of every side that encodes."""
+    return train_tokenizer([question(t, 60) for t in range(200)] + [THOUGHT, str(TOOL)] * 20, 900)
+
+
 def measure(concurrency: int, words: int, rounds: float, profile: Path | None = None) -> Found:
     """One run of `rounds` times as many episodes as are in flight."""
-    chat = format_for(train_tokenizer([question(t, 60) for t in range(200)] + [THOUGHT, str(TOOL)] * 20, 900))
+    chat = format_for(tokenizer())
     episodes = round(concurrency * rounds) // GROUP * GROUP
     crowd, ticker, clock = Crowd(chat, episodes, words), Ticker(), Clock()
     opened = len(chat.open([say("user", question(0, words))], (TOOL,)))
