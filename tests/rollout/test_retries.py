@@ -143,7 +143,7 @@ def test_some_failures_are_not_worth_a_retry():
     stage, time, told, tried = world(lambda seed: 99, error=ConfigError)
     play_all(stage, time, n=1, size=2)
     assert list(tried.values()) == [1, 1] and [t.next for t in told] == ["hopeless"] * 2
-    kinds = {"ConfigError": True, "UnknownName": True, "Untrainable": True, "NotImplementedError": True, "EnvFault": False,
+    kinds = {"ConfigError": True, "UnknownName": True, "Untrainable": True, "ReplayDiffers": True, "EnvFault": False,
              "Hung": False, "ConnectionError": False, "EndpointFault": False, "KeyError": False}  # fmt: skip
     assert {k: is_hopeless(Failure(where="env.step", kind=k, message="")) for k in kinds} == kinds
 

@@ -310,7 +310,7 @@ def _names(*roots: type[BaseException]) -> frozenset[str]:
     return frozenset(found)
 
 
-HOPELESS = _names(UserError, TrainingError) | {"NotImplementedError", "SyntaxError", "ModuleNotFoundError", "ReplayDiffers"}
+HOPELESS = _names(UserError, TrainingError, ImportError, SyntaxError) | {"ReplayDiffers"}
 """Kinds of failure that another attempt can only repeat: someone has to change something. Every other kind is retried: an
 environment that breaks its contract by a bug will break it again, but a flaky service behind it looks the same from here."""
 
