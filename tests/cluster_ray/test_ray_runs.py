@@ -12,23 +12,24 @@ from types import SimpleNamespace
 import lessons
 import pytest
 from msgspec.structs import replace
-from test_async import check_once, later
+from test_async import NOTHING, check_once, later
 from test_learning import SHORT, lesson
-from tiny_jobs import Stopped, config, essence, events
+from tiny_jobs import Stopped, config, essence, events, stop_at, weights
 
 from conftest import SMALL
 from phronesis.cli.main import main
 from phronesis.cluster import Load, hiring
 from phronesis.cluster import ray as cluster
 from phronesis.config import to_toml
-from phronesis.errors import ConfigError
+from phronesis.errors import ConfigError, RankFailed
 from phronesis.store import Run
 from phronesis.store.index import Where
 from phronesis.train import job
 from phronesis.train.asynchrony import AsyncConfig
 from phronesis.train.config import EnvChoice
+from phronesis.train.group.config import LearnerGroupConfig
 from phronesis.train.progress import Progress
-from phronesis.train.workers import ScaleConfig
+from phronesis.train.workers import PlaceConfig, ScaleConfig
 
 TWO = replace(SMALL, workers=2)
 
@@ -107,16 +108,36 @@ def test_two_workers_reach_the_level_of_one_process_though_one_is_killed(tmp_pat
 def test_environments_of_their_own_die_and_are_played_again(tmp_path):
     """One process plays, another one keeps the environments and is killed once: the same bits, retried with fresh state."""
     (tmp_path / "mark").touch()
-    job.run(config(env=deadly(tmp_path / "mark")), tmp_path / "alone")
+    job.run(config(env=deadly(tmp_path / "mark"), evaluation=NOTHING), tmp_path / "alone")
     (tmp_path / "mark").unlink()
     apart = replace(SMALL, workers=1, env_workers=1)
-    job.run(config(env=deadly(tmp_path / "mark", after=12), cluster=apart), tmp_path / "there", hire=hiring())
+    run = config(env=deadly(tmp_path / "mark", after=12), cluster=apart, evaluation=NOTHING)
+    job.run(run, tmp_path / "there", hire=hiring())
     assert (tmp_path / "mark").exists()
     alone, there = bare(tmp_path / "alone"), bare(tmp_path / "there")
     assert there["weights"] == alone["weights"] and unnamed(there["episodes"]) == unnamed(alone["episodes"])
     assert len(joined(tmp_path / "there")) == 1  # who plays lived on
     with Run.open(tmp_path / "there") as run:
         assert sum(v for _, v in run.curve("retries/saved")) >= 1
+
+
+def test_ranks_of_a_learner_group_learn_in_the_cluster_what_they_learn_outside_and_die_with_a_word(tmp_path, monkeypatch):
+    """The same sums in the same order, so the same bits at step 2; then one is killed."""
+    ranks = []
+    made = cluster.RayRanks.__init__
+    monkeypatch.setattr(cluster.RayRanks, "__init__", lambda self, *a, **k: ranks.append(self) or made(self, *a, **k))
+
+    def kill(progress: Progress) -> None:
+        if (progress.phase, progress.done) == ("train", 3):
+            cluster._ray().kill(ranks[0]._actors[1])
+
+    group = config(learners=LearnerGroupConfig(ranks=2, threads=1, timeout=120.0), evaluation=NOTHING)
+    with pytest.raises(Stopped):
+        job.run(group, tmp_path / "outside", listener=stop_at("train", 3))
+    inside = replace(group, cluster=replace(SMALL, workers=1, learner=PlaceConfig(cpus=1.0, spread=False)))
+    with pytest.raises(RankFailed, match=r"(?s)died: .*--resume"):
+        job.run(inside, tmp_path / "inside", hire=hiring(), listener=kill)
+    assert weights(tmp_path / "inside", 2) == weights(tmp_path / "outside", 2)
 
 
 class Scripted:

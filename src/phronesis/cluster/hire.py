@@ -12,6 +12,7 @@ from phronesis.cluster.plan import make_plan
 from phronesis.cluster.scaling import Scaler
 from phronesis.cluster.staff import Staff
 from phronesis.train.crew import Crew, Hire, Job
+from phronesis.train.group.learner import GroupLearner
 
 
 def hiring(address: str = ray.LOCAL, scaler: Scaler | None = None) -> Hire:
@@ -35,6 +36,9 @@ async def _hired(job: Job, *, address: str, scaler: Scaler | None) -> AsyncGener
     plan = make_plan(job)
     joined = ray.connect(address, job.cluster)
     try:
+        learner = job.policy.learner
+        if job.cluster.learner is not None and isinstance(learner, GroupLearner):
+            learner.lives(partial(ray.RayRanks, place=job.cluster.learner))
         async with ray.hosting(plan.recipe, job.cluster) as hosts:
             backend = ray.RayBackend(plan, job.cluster, hosts)
             staff = Staff(job.cluster, backend, partial(job.writer.event, "worker"), scaler)

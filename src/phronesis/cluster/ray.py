@@ -10,20 +10,27 @@ import asyncio
 import importlib
 import logging
 import os
+import threading
+import time
 from collections.abc import AsyncGenerator, Awaitable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from types import ModuleType
 from typing import Protocol, TypeVar, cast
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
 from phronesis.cluster.hosting import EnvWorker, Hosts, Said
 from phronesis.cluster.plan import Plan, Recipe
+from phronesis.cluster.ranks import RankWorker
 from phronesis.cluster.remote import Facts, Pulse, WorkerGone
 from phronesis.cluster.worker import RolloutWorker
-from phronesis.errors import ClusterError, ConfigError, PhronesisError, one_line
+from phronesis.errors import ClusterError, ConfigError, PhronesisError, RankFailed, one_line
+from phronesis.train.group.config import LearnerGroupConfig
+from phronesis.train.group.processes import store
+from phronesis.train.group.wire import Joining
 from phronesis.train.workers import ClusterConfig, PlaceConfig
 
 log = logging.getLogger(__name__)
@@ -31,6 +38,8 @@ T = TypeVar("T")
 
 LOCAL = "local"
 """The address that means a new cluster of this machine."""
+QUIET: dict[str, object] = {"env_vars": {"OMP_WAIT_POLICY": "passive"}}
+"""Threads that wait do not spin: workers share processors."""
 CALLS = 10_000
 """Calls an actor takes at once; what is played at once is bounded by slots."""
 
@@ -133,7 +142,7 @@ def options(place: PlaceConfig, restarts: int = 0) -> dict[str, object]:
 
 def actor(cls: type[object], placing: dict[str, object], *arguments: object) -> Actor:
     """Begins to start an object of a class in a process elsewhere; its coroutines can be called with ``.remote``."""
-    made = _ray().remote(cls).options(**placing, runtime_env={"env_vars": {"OMP_WAIT_POLICY": "passive"}})
+    made = _ray().remote(cls).options(**placing, runtime_env=QUIET)
     return made.remote(*arguments)
 
 
@@ -203,6 +212,87 @@ class RayWorker:
     def kill(self) -> None:
         """Ends it at once."""
         _ray().kill(self._handle)
+
+
+class RayRanks:
+    """Implements `phronesis.train.group.processes.Ranks` over actors, placed together."""
+
+    shares_memory = False
+
+    def __init__(self, config: LearnerGroupConfig, *, place: PlaceConfig):
+        """Starts them and lets them meet.
+
+        Args:
+            config: of the group.
+            place: what each rank occupies.
+
+        Raises:
+            RankFailed: the cluster has no room for all of them at once, or one did not come up.
+        """
+        ray = _ray()
+        self.config = config
+        self._closed = threading.Lock()
+        self._actors: list[Actor] = []
+        bundle = {"CPU": place.cpus, **({"GPU": place.gpus} if place.gpus else {}), **place.resources}
+        selectors = [dict(place.labels)] * config.ranks if place.labels else None
+        self._group = ray.util.placement_group(
+            [bundle] * config.ranks, strategy="SPREAD" if place.spread else "PACK", bundle_label_selector=selectors
+        )
+        if not self._group.wait(timeout_seconds=config.timeout):
+            self.close()
+            raise RankFailed(f"the cluster had no room for {config.ranks} x {bundle!r} at once within {config.timeout:g} s")
+        strategies = importlib.import_module("ray.util.scheduling_strategies")
+        made = ray.remote(RankWorker)
+        for rank in range(config.ranks):
+            inside = strategies.PlacementGroupSchedulingStrategy(self._group, placement_group_bundle_index=rank)
+            asked = {"num_cpus": place.cpus, "num_gpus": place.gpus, "resources": dict(place.resources)}
+            self._actors.append(made.options(**asked, scheduling_strategy=inside, runtime_env=QUIET).remote())
+        host = config.host if len(ray.nodes()) == 1 else str(ray.util.get_node_ip_address())
+        self._store, address = store(host, config.port, config.timeout)
+        threads = config.threads or max(int(place.cpus), 1)
+        self._ask("setup", [
+            msgspec.msgpack.encode(Joining(
+                rank=rank, world=config.ranks, address=address, backend=config.backend, threads=threads, timeout=config.timeout,
+            ))
+            for rank in range(config.ranks)
+        ])  # fmt: skip
+
+    def ask(self, name: str, body: bytes = b"") -> list[bytes]:
+        """See `Ranks.ask`."""
+        return self._ask(name, [_ray().put(body)] * len(self._actors))
+
+    def close(self) -> None:
+        """See `Ranks.close`."""
+        if self._closed.acquire(blocking=False):
+            ray = _ray()
+            for actor_ in self._actors:
+                ray.kill(actor_)
+            ray.util.remove_placement_group(self._group)
+
+    def _ask(self, name: str, bodies: Sequence[object]) -> list[bytes]:
+        ray = _ray()
+        if self._closed.locked():
+            raise RankFailed("the learner group is closed; continue from the newest checkpoint with --resume")
+        asked = [a.ask.remote(name, body) for a, body in zip(self._actors, bodies, strict=True)]
+        left, deadline = list(asked), time.monotonic() + self.config.timeout
+        advice = "No weight of the run was changed; continue from its newest checkpoint with --resume"
+        try:
+            while left:
+                done, left = ray.wait(left, num_returns=1, timeout=max(deadline - time.monotonic(), 0.0))
+                if not done:
+                    raise RankFailed(f"ranks did not answer {name!r} within {self.config.timeout:g} s. {advice}")
+                ray.get(done)
+            return [bytes(answer) for answer in ray.get(asked)]
+        except ray.exceptions.RayTaskError as error:
+            self.close()
+            if isinstance(error.cause, PhronesisError):
+                raise error.cause from error
+            raise RankFailed(f"a rank, asked for {name!r}, broke: {one_line(error.cause)}\n{advice}") from error
+        except (ray.exceptions.RayError, RankFailed) as error:
+            self.close()
+            if isinstance(error, RankFailed):
+                raise
+            raise RankFailed(f"a rank, asked for {name!r}, died: {_gone(error)}\n{advice}") from error
 
 
 @dataclass(frozen=True)

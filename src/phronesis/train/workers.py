@@ -71,6 +71,9 @@ class ClusterConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     """Processes that host environments for the rollout workers; 0 hosts each environment where it is played."""
     env_worker: PlaceConfig = PlaceConfig()
     """What such a process occupies."""
+    learner: PlaceConfig | None = None
+    """What every rank of the learner group occupies, where the run has one (`learners`); ranks are placed together, spread over
+    nodes or packed on few. None starts them on the driver's machine, outside the cluster."""
     store_bytes: int = 256 << 20
     """Object store of a cluster that is started on this machine; it holds at least two copies of the weights."""
     start_seconds: float = 120.0
@@ -102,5 +105,7 @@ class ClusterConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
                 raise ConfigError(f"cluster.{name} must be above 0, got {getattr(self, name)!r}")
         self.worker.validate("cluster.worker")
         self.env_worker.validate("cluster.env_worker")
+        if self.learner is not None:
+            self.learner.validate("cluster.learner")
         if self.scale is not None:
             self.scale.validate()

@@ -69,6 +69,10 @@ class GroupLearner:
         self._given: dict[str, Any] | None = None
         self._abandoned = False
 
+    def lives(self, start: Callable[[LearnerGroupConfig], Ranks]) -> None:
+        """From now on the processes are started by `start`, e.g. in a cluster; those that run already stay."""
+        self._start = start
+
     def update(self, batch: Batch) -> UpdateMetrics:
         """See `Learns.update`."""
         began = perf_counter()
@@ -118,6 +122,8 @@ class GroupLearner:
         if self._ranks is None:
             self._ranks = self._start(self.group)
             try:
+                if self._abandoned:  # while they started
+                    raise TrainingError("the learner was abandoned")
                 self._begin(self._ranks)
             except BaseException:
                 self._ranks.close()

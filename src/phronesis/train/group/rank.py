@@ -162,12 +162,9 @@ class _Listening(logging.Handler):
         self._said.append(record.getMessage())
 
 
-def serve(source: IO[bytes], sink: IO[bytes]) -> None:
-    """Answers frames until there are no more, then ends the process."""
-    requests: SimpleQueue[tuple[str, bytes]] = SimpleQueue()
-    threading.Thread(target=_listen, args=(source, requests), daemon=True).start()
-    rank = Rank()
-    asked: dict[str, Callable[[bytes], bytes | None]] = {
+def answers(rank: Rank) -> dict[str, Callable[[bytes], bytes | None]]:
+    """What a rank can be asked for, by name."""
+    return {
         "setup": lambda body: _setup(rank, body),
         "begin": rank.begin,
         "update": rank.update,
@@ -175,6 +172,13 @@ def serve(source: IO[bytes], sink: IO[bytes]) -> None:
         "state": lambda _: rank.state(),
         "restore": rank.restore,
     }
+
+
+def serve(source: IO[bytes], sink: IO[bytes]) -> None:
+    """Answers frames until there are no more, then ends the process."""
+    requests: SimpleQueue[tuple[str, bytes]] = SimpleQueue()
+    threading.Thread(target=_listen, args=(source, requests), daemon=True).start()
+    asked = answers(Rank())
     while True:
         name, body = requests.get()
         try:
