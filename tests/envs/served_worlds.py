@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -38,6 +39,8 @@ class Counter:
             return "no reply"  # type: ignore[return-value]
         if word == "unencodable":
             return Reply(messages=(say("user", "x"),), metrics={"x": object()})  # type: ignore[dict-item]
+        if word == "compute":
+            time.sleep(3.0)  # and nothing else moves in its process
         if word == "die":
             os._exit(9)
         if word == "pid":

@@ -81,6 +81,18 @@ async def test_a_service_that_stands_still_is_suspected_and_its_calls_end_when_i
         assert await play(spec.make(), spec, 0) == await play(counter().make(), spec, 0)
 
 
+async def test_a_world_that_computes_for_long_is_not_lost():
+    with a_run() as (spec, directory, at), machines() as start:
+        start(at)
+        env = spec.make()
+        await env.reset(spec.task("train", 0), 1)
+        seen: list[str] = []
+        directory.on_event = lambda kind, service: seen.append(kind)
+        assert (await env.step(say("assistant", "compute"))).state_key == "1"  # 3 s; 2 s of silence would be too long
+        assert seen == []
+        await env.close()
+
+
 async def test_on_sigterm_a_service_takes_nothing_new_and_finishes_what_it_plays():
     with a_run() as (spec, directory, at), machines() as start:
         leaving = start(at)
