@@ -140,9 +140,12 @@ class _Process:
 
     def tail(self) -> str:
         """Its last lines."""
-        self._errors.seek(0, os.SEEK_END)
-        self._errors.seek(max(0, self._errors.tell() - 8192))
-        lines = self._errors.read().decode(errors="replace").splitlines()[-TAIL:]
+        try:
+            self._errors.seek(0, os.SEEK_END)
+            self._errors.seek(max(0, self._errors.tell() - 8192))
+            lines = self._errors.read().decode(errors="replace").splitlines()[-TAIL:]
+        except ValueError:  # another thread closed the group meanwhile
+            lines = []
         return "it wrote nothing to its errors" if not lines else "its last lines:\n" + "\n".join(f"  {line}" for line in lines)
 
 
@@ -200,9 +203,10 @@ class Processes:
                 process.finish()
 
     def _ask(self, name: str, bodies: Sequence[bytes]) -> list[bytes]:
-        if self._closed:
-            raise RankFailed("the learner group is closed; continue from the newest checkpoint with --resume")
-        answers = [self._pool.submit(p.ask, name, body) for p, body in zip(self._processes, bodies, strict=True)]
+        try:
+            answers = [self._pool.submit(p.ask, name, body) for p, body in zip(self._processes, bodies, strict=True)]
+        except RuntimeError as error:  # the pool was shut down
+            raise RankFailed("the learner group is closed; continue from the newest checkpoint with --resume") from error
         _, late = wait(answers, self.config.timeout, FIRST_EXCEPTION)
         if not late and all(a.exception() is None for a in answers):
             return [a.result() for a in answers]
