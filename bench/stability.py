@@ -32,7 +32,7 @@ import torch
 from bench.heatmap import draw
 from bench.lagged import Mismatch
 from bench.measure import RESULTS
-from bench.survival import details, fallen, judged, picture, pooled, same_control, survivors
+from bench.survival import controls, details, fallen, judged, picture, pooled, same_control, survivors
 from bench.trial import METHODS, Cell, Outcome, Settings, Start, Trial, world
 
 LAGS = (0, 1, 2, 4, 8)
@@ -123,15 +123,20 @@ def main(arguments: list[str]) -> None:
 def report(runs: Sequence[Outcome], image: Path) -> None:
     """Prints the tables of runs with the same settings, and draws the picture."""
     settings = runs[0].settings
-    chance = world(settings).chance_reward or 0.0
-    found = judged(runs, chance)
+    spec = world(settings)
+    chance, optimum = spec.chance_reward or 0.0, spec.oracle_reward or 1.0
+    found = judged(runs, chance, optimum)
+    told = {o.cell.seed for rows in found.values() for o, _ in rows}
+    for seed, end in controls(runs).items():
+        if seed not in told:
+            print(f"seed {seed}: left out, since its control did not learn (it ends at {end:.2f})")
     lags = sorted({o.cell.lag for o in runs})
     mismatches = [m for m in get_args(Mismatch) if any(o.cell.mismatch == m for o in runs)]
     for mismatch in mismatches:
         print(f"\nsampler {mismatch}: seeds that survived (final reward)\n\n{survivors(found, lags, mismatch)}")
     print(f"\nall samplers together: survived\n\n{pooled(found, lags)}\n")
     print(f"of those that learned: collapsed afterwards\n\n{fallen(found, lags)}\n\n{details(found)}\n")
-    for seed, same in same_control(found).items():
+    for seed, same in same_control(runs).items():
         print(f"seed {seed}: without lag and mismatch all methods have {'the same curve' if same else 'DIFFERENT CURVES'}")
     title = f"Which method survives which sampler: {len({o.cell.seed for o in runs})} seeds, learning rate {settings.lr:g}"
     image.write_text(draw(picture(found, lags, mismatches, title)), encoding="utf-8")

@@ -69,15 +69,20 @@ def judge(outcome: Outcome, control: float, chance: float) -> Verdict:
     return Verdict(end, max(means, default=0.0), reached, collapsed, survived)
 
 
-def judged(outcomes: Iterable[Outcome], chance: float) -> Group:
-    """All runs whose control is there, by cell."""
+def controls(outcomes: Iterable[Outcome]) -> dict[int, float]:
+    """Final reward of the control of each seed that is there."""
+    return {o.cell.seed: final(o) for o in outcomes if o.cell == Cell(method="plain", lag=0, mismatch="none", seed=o.cell.seed)}
+
+
+def judged(outcomes: Iterable[Outcome], chance: float, optimum: float = 1.0) -> Group:
+    """All runs whose control is there and learned, by cell: beside a control that learned nothing, anything would survive."""
     runs = list(outcomes)
-    controls = {o.cell.seed: final(o) for o in runs if o.cell == Cell(method="plain", lag=0, mismatch="none", seed=o.cell.seed)}
+    learned = {seed: end for seed, end in controls(runs).items() if end >= NEAR * optimum}
     found: Group = {}
     for o in runs:
-        if o.cell.seed in controls:
+        if o.cell.seed in learned:
             key = (o.cell.method, o.cell.lag, o.cell.mismatch)
-            found.setdefault(key, []).append((o, judge(o, controls[o.cell.seed], chance)))
+            found.setdefault(key, []).append((o, judge(o, learned[o.cell.seed], chance)))
     return found
 
 
@@ -168,11 +173,10 @@ def _order(item: tuple[tuple[str, int, Mismatch], object]) -> tuple[int, int, in
     return list(SHOWN).index(mismatch), lag, list(METHODS).index(name)
 
 
-def same_control(found: Group) -> Mapping[int, bool]:
+def same_control(outcomes: Iterable[Outcome]) -> Mapping[int, bool]:
     """By seed: whether the reward curves of all methods are equal, number for number, without lag and mismatch."""
     curves: dict[int, list[list[float]]] = {}
-    for (_, lag, mismatch), runs in found.items():
-        if lag == 0 and mismatch == "none":
-            for outcome, _ in runs:
-                curves.setdefault(outcome.cell.seed, []).append(outcome.rewards)
+    for o in outcomes:
+        if (o.cell.lag, o.cell.mismatch, o.cell.draw) == (0, "none", 0):
+            curves.setdefault(o.cell.seed, []).append(o.rewards)
     return {seed: all(c == rows[0] for c in rows) for seed, rows in curves.items()}

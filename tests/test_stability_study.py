@@ -8,7 +8,7 @@ import pytest
 import torch
 from bench.heatmap import Heatmap, Panel, Tile, colour, contrast, draw, ink
 from bench.lagged import LaggedSampler, recorded, rounded
-from bench.stability import LAGS, MISMATCHES, SEEDS, cells, outcomes, report, study
+from bench.stability import LAGS, MISMATCHES, SEEDS, cells, main, outcomes, report, study
 from bench.survival import details, fallen, final, judge, judged, picture, pooled, same_control, survivors
 from bench.trial import METHODS, Cell, Method, Outcome, Settings, Start, Trial, base, learner_config, world
 from msgspec.structs import replace
@@ -210,9 +210,18 @@ def test_tables_say_what_happened():
     assert fallen(judged(runs, 0.5), (0, 8)).splitlines()[2] == "| plain | 0/2 | 1/2 |"
     rows = details(found).splitlines()
     assert rows[-1] == "| none | 8 | plain | 0.750 | 0.750 | 1/2 | 8, – | – | 0 | 0 | 0 | 1 | 0.0 % |"
-    assert same_control(found) == {0: True, 1: True}
+    assert same_control(runs) == {0: True, 1: True}
     runs[1] = replace(runs[1], rewards=[*good[:-1], 0.99])
-    assert same_control(judged(runs, 0.5)) == {0: False, 1: True}
+    assert same_control(runs) == {0: False, 1: True}
+
+
+def test_a_control_that_did_not_learn_judges_nobody(tmp_path, capsys):
+    """Beside a control that ends at chance, chance would survive."""
+    good, bad = [0.5] * 5 + [1.0] * 15, [0.5] * 20
+    runs = [outcome(r, replace(CONTROL, seed=s, lag=k)) for s, r in ((0, good), (1, bad)) for k in (0, 8)]
+    assert [o.cell.seed for rows in judged(runs, 0.5).values() for o, _ in rows] == [0, 0]
+    report(runs, tmp_path / "s.svg")
+    assert "seed 1: left out, since its control did not learn (it ends at 0.50)" in capsys.readouterr().out
 
 
 # The grid
@@ -246,6 +255,20 @@ def test_an_interrupted_study_goes_on(tmp_path, capsys):
     report(resumed, tmp_path / "s.svg")
     assert "all methods have the same curve" in capsys.readouterr().out
     ET.parse(tmp_path / "s.svg")
+
+
+def test_the_command(tmp_path, capsys):
+    chosen = ["--steps", "2", "--seeds", "0", "--lags", "1", "--mismatches", "none", "--methods", "DIS", "--draws", "0", "3"]
+    main([*chosen, "--out", str(tmp_path)])
+    assert [(o.cell.method, o.cell.lag, o.cell.draw) for o in outcomes(tmp_path / "runs.jsonl")] == [
+        ("plain", 0, 0), ("DIS", 1, 0), ("DIS", 1, 3),
+    ]  # fmt: skip
+    first, second, third = (o.rewards for o in outcomes(tmp_path / "runs.jsonl"))
+    assert first[0] == second[0]  # nobody has learned yet: same start and draw, same games
+    assert second != third
+    assert "3 runs" in capsys.readouterr().out
+    with pytest.raises(SystemExit):
+        main(["--methods", "PPO"])
 
 
 # The picture
