@@ -11,8 +11,8 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from types import CodeType, FrameType
-from typing import cast
+from types import AsyncGeneratorType, CodeType, CoroutineType, FrameType, GeneratorType
+from typing import NamedTuple, cast
 
 from msgspec import Struct
 
@@ -89,43 +89,55 @@ def foreign(path: str) -> bool:
     return (path.startswith((_LIBRARY, "<")) or any(site in path for site in _SITES)) and not path.startswith(_PACKAGE)
 
 
-class _Call:
-    """A frame, before it is shortened."""
+class _Call(NamedTuple):
+    """A call that is under way, cheap to take and to count; its line is looked up only where it is shown."""
 
-    __slots__ = ("code", "line")
+    code: CodeType
+    """What is called."""
+    at: int
+    """How far it has come, in bytes of its code."""
 
-    def __init__(self, code: CodeType, line: int):
-        self.code, self.line = code, line
+    @property
+    def line(self) -> int:
+        """The line it stands at."""
+        return next(
+            (line or 0 for start, end, line in self.code.co_lines() if start <= self.at < end), self.code.co_firstlineno
+        )
 
     @property
     def shown(self) -> Frame:
+        """The call as people read it."""
         file = self.code.co_filename
         return Frame(file=short(file), line=self.line, function=self.code.co_qualname, foreign=foreign(file))
 
 
-def _chain(awaited: object) -> list[_Call]:
+def _chain(awaited: object) -> tuple[_Call, ...]:
     """The calls of a suspended coroutine, outermost first, down to what it awaits."""
     calls: list[_Call] = []
-    for _ in range(_DEEPEST):
-        if awaited is None:
-            break
-        for prefix in ("cr", "gi", "ag"):
-            frame = cast("FrameType | None", getattr(awaited, f"{prefix}_frame", None))
-            if frame is not None:
-                calls.append(_Call(frame.f_code, frame.f_lineno))
-                awaited = getattr(awaited, "gi_yieldfrom" if prefix == "gi" else f"{prefix}_await", None)
-                break
+    while awaited is not None and len(calls) < _DEEPEST:
+        if isinstance(awaited, CoroutineType):
+            frame, inner = awaited.cr_frame, cast("object", awaited.cr_await)
+        elif isinstance(awaited, GeneratorType):
+            frame, inner = awaited.gi_frame, cast("object", awaited.gi_yieldfrom)
+        elif isinstance(awaited, AsyncGeneratorType):
+            frame, inner = awaited.ag_frame, cast("object", awaited.ag_await)
         else:
             awaited = _generator_of(awaited)
-    return calls
+            continue
+        if frame is not None:  # pyright: ignore[reportUnnecessaryComparison] - None once it has ended
+            calls.append(_Call(frame.f_code, frame.f_lasti))
+        awaited = inner
+    return tuple(calls)
 
 
 def _generator_of(awaited: object) -> object | None:
     """The asynchronous generator behind one of its steps, which does not name it."""
     if type(awaited).__name__ not in _STEPS_OF_GENERATORS:
         return None
-    held = [o for o in gc.get_referents(awaited) if hasattr(o, "ag_frame") or hasattr(o, "cr_frame")]
-    return held[0] if held else None
+    for held in cast("list[object]", gc.get_referents(awaited)):
+        if isinstance(held, (AsyncGeneratorType, CoroutineType)):
+            return cast("object", held)
+    return None
 
 
 def _own(calls: Sequence[_Call]) -> int:
@@ -158,14 +170,14 @@ def tasks(loop: asyncio.AbstractEventLoop | None, pause: float = 0.0) -> tuple[i
         held = list(asyncio.all_tasks(loop))
     except RuntimeError:  # they came and went faster than they could be listed
         return 0, ()
-    counts = Counter[tuple[tuple[CodeType, int], ...]]()
+    counts = Counter[tuple[_Call, ...]]()
     for n, task in enumerate(held):
         if n % _PAUSE_TASKS == _PAUSE_TASKS - 1:
             time.sleep(pause)
-        counts[tuple((c.code, c.line) for c in _chain(task.get_coro()))] += 1
+        counts[_chain(task.get_coro())] += 1
     merged = Counter[str]()
     for chain, count in counts.items():
-        merged[_where([_Call(code, line) for code, line in chain])] += count
+        merged[_where(chain)] += count
     found = [Place(count=count, where=where) for where, count in merged.most_common(MOST_PLACES)]
     if (rest := sum(merged.values()) - sum(p.count for p in found)) > 0:
         found.append(Place(count=rest, where=f"at {len(merged) - MOST_PLACES} other places"))
@@ -176,7 +188,7 @@ def _calls(frame: FrameType | None, most: int) -> list[_Call]:
     """The innermost calls of a thread, innermost first."""
     calls: list[_Call] = []
     while frame is not None and len(calls) < most:
-        calls.append(_Call(frame.f_code, frame.f_lineno))
+        calls.append(_Call(frame.f_code, frame.f_lasti))
         frame = frame.f_back
     return calls
 
