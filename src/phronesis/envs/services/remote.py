@@ -31,10 +31,10 @@ def about(url: str) -> About:
         ConfigError: it cannot be reached, or is none.
     """
     address(url)
-    return _asked_now(url, "GET", "/", None, About)
+    return _asked_now(url, "GET", "/", type=About)
 
 
-def _asked_now(url: str, method: str, path: str, value: object, type: type[T]) -> T:
+def _asked_now(url: str, method: str, path: str, *, value: object = None, type: type[T]) -> T:
     """One call without an event loop, for what a run needs before it begins.
 
     Raises:
@@ -87,10 +87,12 @@ class RemoteTasks:
             while index >= len(known):
                 count = min(max(len(known), FIRST, 1), AT_ONCE)
                 if index - len(known) > 4 * AT_ONCE:  # a number far out is not worth all those before it
-                    return _asked_now(self._url, "POST", "/tasks", Listing(split=split, start=index), list[Task])[0]
-                asked = Listing(split=split, start=len(known), count=count)
-                known += _asked_now(self._url, "POST", "/tasks", asked, list[Task])
+                    return self._listed(Listing(split=split, start=index))[0]
+                known += self._listed(Listing(split=split, start=len(known), count=count))
         return known[index]
+
+    def _listed(self, asked: Listing) -> list[Task]:
+        return _asked_now(self._url, "POST", "/tasks", value=asked, type=list[Task])
 
 
 class RemoteRubric:
