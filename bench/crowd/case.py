@@ -24,10 +24,9 @@ NAME_VERIFIERS = "verifiers 0.1.14, ToolEnv.generate, without token ids"
 def side(python: Path, module: str, *settings: str | int | float | Path) -> Found:
     """One side, in a process of its own, on all cores, with one thread for arithmetic."""
     threads = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false", "HF_HUB_OFFLINE": "1"}
-    done = subprocess.run(
-        [python, "-m", f"bench.crowd.{module}", *map(str, settings)], cwd=ROOT, env=os.environ | threads | {"PYTHONPATH": str(ROOT)},
-        capture_output=True, text=True, check=False,
-    )  # fmt: skip
+    command = [python, "-m", f"bench.crowd.{module}", *map(str, settings)]
+    environment = os.environ | threads | {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
     if done.returncode:
         raise RuntimeError(f"{module} {settings} failed:\n{(done.stdout + done.stderr)[-4000:]}")
     found = Found(**json.loads(done.stdout.splitlines()[-1]))
