@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -91,6 +92,26 @@ def test_one_that_blocks_the_event_loop(runs, capsys):
     assert found["why"].startswith("the event loop is blocked for ") and found["seconds"] >= 2
     assert f"kill {runs.pids['sleep']}" in found["todo"] and "--resume (from the checkpoint of step 1)" in found["todo"]
     assert "Stuck.step_sleep" in runs.page("sleep", capsys)
+
+
+def numberless(text: str) -> list[str]:
+    """The lines of a page without its numbers, and without what depends on the machine and the moment."""
+    cut = re.sub(r"; the longest for .*", "", re.sub(r"\d[\d.,]*", "N", text), flags=re.MULTILINE)
+    return [line for line in cut.splitlines() if line and not line.startswith("process ")]
+
+
+def test_the_page_in_the_docs_is_such_a_page(runs, capsys):
+    runs.verdict("sleep", capsys)
+    docs = (Path(__file__).parents[2] / "docs" / "status.md").read_text()
+    sample = docs.split("```text\n")[1].split("```")[0]
+    for theirs, ours in (
+        ("runs/mine", str(runs.folder / "sleep")),
+        ("worlds/my_env.py", "tests/train/wedged_runs.py"),
+        ("MyEnv.step", "Stuck.step_sleep"),
+    ):
+        sample = sample.replace(theirs, ours)
+    shown = numberless(runs.page("sleep", capsys))
+    assert [line for line in numberless(sample) if line not in shown] == []
 
 
 def test_c_code_that_keeps_the_interpreter(runs, capsys):

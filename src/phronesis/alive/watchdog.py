@@ -19,6 +19,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Self, TextIO, TypeVar
@@ -118,6 +119,9 @@ class Watchdog:
             faulthandler.unregister(signal.SIGUSR1)
             self._dump.close()
             self._dump = None
+            with suppress(OSError):
+                if not (self.folder / STACKS).stat().st_size:
+                    (self.folder / STACKS).unlink()
         ended = "finished" if error is None else "failed" if isinstance(error, Exception) else "interrupted"
         said = None if error is None else f"{type(error).__name__}: {error}"
         self._write(ended, said)

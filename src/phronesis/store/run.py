@@ -338,8 +338,7 @@ class RunWriter(Run):
         try:
             self.event(kind, message)
         except DiskError:
-            with suppress(OSError):
-                self.layout.reserve.unlink()
+            self._give_up_reserve()
             try:
                 self.event(kind, message)
             except DiskError as error:
@@ -349,6 +348,10 @@ class RunWriter(Run):
         """Takes some space, so that a run that ends for want of it can still say so."""
         with suppress(OSError):
             self.layout.reserve.write_bytes(bytes(_RESERVE_BYTES))
+
+    def _give_up_reserve(self) -> None:
+        with suppress(OSError):
+            self.layout.reserve.unlink()
 
     def write_summary(self, summary: Struct | Mapping[str, object]) -> None:
         """Replaces ``summary.json``, once what it sums up is on the disk. Numbers that are not finite become null."""
@@ -377,6 +380,7 @@ class RunWriter(Run):
         super().close()
         with ExitStack() as files:
             files.callback(self._lock.release)
+            files.callback(self._give_up_reserve)
             files.callback(self._episodes.clear)
             for file in self._appended():
                 files.callback(file.close)
