@@ -61,6 +61,39 @@ def test_a_streak_opens_it_whatever_came_before():
     assert (breaker.state, breaker.faults) == (State.open, (15, 32))
 
 
+def test_faults_that_end_sooner_than_successes_do_not_open_it():
+    """Sixty attempts at once, eighteen of which fault at their first action, before any other has ended."""
+    breaker = Breaker(BreakerConfig(), FakeTime().clock)
+    breaker.under_way = 60
+    for _ in range(18):
+        breaker.under_way -= 1
+        breaker.record(False)
+    assert breaker.state is State.closed
+    for _ in range(42):
+        breaker.under_way -= 1
+        breaker.record(True)
+    assert breaker.state is State.closed and breaker.faults == (0, 32)
+
+
+def test_an_outage_under_many_attempts_opens_it_with_the_first_wave():
+    breaker = Breaker(BreakerConfig(), FakeTime().clock)
+    breaker.worked, breaker.under_way = True, 60
+    for left in range(59, -1, -1):
+        breaker.under_way = left
+        breaker.record(False)
+        if breaker.state is State.open:
+            break
+    assert left == 12  # 48 faults in a row beside 12 attempts that go on are four in five
+
+
+def test_attempts_that_are_made_are_counted_also_when_they_are_cut_off():
+    breakers = Breakers(BreakerConfig())
+    with pytest.raises(KeyError), breakers.under_way(["a", "b"]):
+        assert (breakers.of("a").under_way, breakers.of("b").under_way) == (1, 1)
+        raise KeyError
+    assert breakers.of("a").under_way == 0
+
+
 def test_pauses_double_up_to_the_cap_and_a_success_closes():
     time = FakeTime()
     breaker = opened(time)

@@ -12,7 +12,8 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Generator, Sequence
+from contextlib import contextmanager
 from enum import StrEnum
 from math import ceil
 
@@ -55,7 +56,7 @@ class BreakerConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     """Faults among them that open it, in (0, 1]."""
     streak: int = 8
     """Faults in a row that open it whatever came before, at least 1: an outage is noticed before episodes have used up their
-    attempts."""
+    attempts. Attempts that still go on speak for the source: the faults must be `share` of them and these together."""
     seconds: float = 5.0
     """First pause before a probe, above 0; doubles with every probe that faults."""
     cap_seconds: float = 120.0
@@ -109,6 +110,9 @@ class Breaker:
         """How often it went from closed to open."""
         self.probe_at = 0.0
         """When the next probe may begin, while open."""
+        self.under_way = 0
+        """Attempts that are being made now. Faults end sooner than successes: of sixty attempts begun at once, three in ten of
+        which fault at their first action, the first eighteen to end are all faults. So those that go on count as sound."""
         self._clock = clock
         self._latest: deque[bool] = deque(maxlen=config.window)
         self._streak = 0
@@ -170,8 +174,8 @@ class Breaker:
             self._latest.append(ok)
             self._streak = 0 if ok else self._streak + 1
             faults, n = self.faults
-            many = n >= self.config.least and faults >= ceil(self.config.share * n - 1e-9)
-            if many or self._streak >= self.config.streak:
+            many = n >= self.config.least and self._outweigh(faults, n + min(self.under_way, self.config.window))
+            if many or (self._streak >= self.config.streak and self._outweigh(self._streak, self._streak + self.under_way)):
                 self.opened += 1
                 self._open(now)
 
@@ -183,6 +187,9 @@ class Breaker:
         left = max(self.probe_at - self._clock(), 0.0)
         soon = "a probe is out" if self.state is State.half_open else f"next probe in {left:.0f} s"
         return f"{faults} of its last {n} attempts faulted, nothing but faults for {self.faulting:.0f} s, {soon}"
+
+    def _outweigh(self, faults: int, attempts: int) -> bool:
+        return faults >= ceil(self.config.share * attempts - 1e-9)
 
     def _open(self, now: float) -> None:
         self.state, self._streak = State.open, 0
@@ -245,6 +252,18 @@ class Breakers:
         """A group of this environment begins, as its probe where it is one. Play says so itself; who draws tasks for many
         groups at once says it earlier, so that one probe is drawn and not many."""
         self._change(source, lambda b: b.begin(group))
+
+    @contextmanager
+    def under_way(self, sources: Sequence[str]) -> Generator[None]:
+        """The time of one attempt at these sources."""
+        breakers = [self.of(s) for s in sources]
+        for breaker in breakers:
+            breaker.under_way += 1
+        try:
+            yield
+        finally:
+            for breaker in breakers:
+                breaker.under_way -= 1
 
     def record(self, source: str, ok: bool, group: str | None = None) -> None:
         """An attempt has finished; see `Breaker.record`."""

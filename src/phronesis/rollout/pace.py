@@ -14,6 +14,8 @@ from collections import deque
 
 MOST = 0.004
 """Seconds of one pass after which work is put off."""
+FIRST = 4
+"""How many of those put off go on in the first pass after; then as many more or fewer as the passes have time for."""
 
 
 class Pace:
@@ -24,7 +26,7 @@ class Pace:
         self._loop = weakref.ref(loop)
         self._queue: deque[asyncio.Future[None]] = deque()
         self._began: float | None = None
-        self._at_once = 1
+        self._at_once = FIRST
 
     @staticmethod
     def of_loop() -> Pace:
@@ -54,7 +56,7 @@ class Pace:
         if loop is None:
             return
         if not self._queue:
-            self._began, self._at_once = None, 1
+            self._began, self._at_once = None, FIRST
             return
         spent = 0.0 if self._began is None else now - self._began
         if spent < MOST / 2:

@@ -252,7 +252,8 @@ class Retries:
             async with nullcontext() if work.gate is None else work.gate:
                 if not self.breakers.admits(work.sources, work.group):  # it may have waited long for the gate
                     return None
-                return (await once(),)
+                with self.breakers.under_way(work.sources):
+                    return (await once(),)
         except BaseException:
             for source in work.sources:
                 self.breakers.withdraw(source, work.group)
