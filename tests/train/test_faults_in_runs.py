@@ -29,7 +29,7 @@ from phronesis.data.pass_rates import PassRateTasks
 from phronesis.data.sources import SpecTasks
 from phronesis.engine.embedded import EmbeddedEngine
 from phronesis.env import EnvSpec
-from phronesis.errors import AllFaulted, ConfigError, Overdue, PolicyFault, SourceDown
+from phronesis.errors import AllFaulted, ConfigError, Overdue, PolicyFault, RunFolderError, SourceDown
 from phronesis.evals.at_k import pass_at_k
 from phronesis.evals.run import summarise
 from phronesis.records import EpisodeGroup, Stop
@@ -340,7 +340,9 @@ def test_an_outage_that_lasts_ends_the_run_which_can_be_resumed(clean, tmp_path)
         job.run(run_of(retry=soon), tmp_path / "run", listener=listen)
     assert any("SourceDown" in said for said in events(tmp_path / "run", "failure"))
     Weather.until = 0.0
-    job.run(run_of(retry=soon), tmp_path / "run", resume=True)
+    job.run(run_of(retry=OUTAGE), tmp_path / "run", resume=True)  # more patient than before, which is no other run
+    with pytest.raises(RunFolderError, match=r"retry\.incomplete"):
+        job.run(run_of(retry=replace(OUTAGE, incomplete="refill")), tmp_path / "run", resume=True)
     assert compared(tmp_path / "run") == clean
 
 

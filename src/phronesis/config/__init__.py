@@ -11,7 +11,7 @@ structs told apart by their tag (``loss.type = "ppo_clip"``). TOML has no null, 
 from phronesis.config.hints import field_docs
 from phronesis.config.importing import import_path
 from phronesis.config.resolve import Table, arguments, finish, load, overlay, plain, read_layers, start
-from phronesis.config.write import WHERE, config_hash, differences, to_toml
+from phronesis.config.write import WHERE, config_hash, differences, is_where, to_toml
 
 __all__ = [
     "WHERE",
@@ -22,6 +22,7 @@ __all__ = [
     "field_docs",
     "finish",
     "import_path",
+    "is_where",
     "load",
     "overlay",
     "plain",

@@ -29,8 +29,21 @@ def to_toml(config: Struct) -> str:
     return tomli_w.dumps(cast(dict[str, Any], _plain(config, "")))
 
 
-WHERE = ("name", "out", "learners")
-"""Top-level settings that say what a run is called, where it lies and who computes it, not what it does."""
+WHERE = (
+    "name", "out", "learners", "cluster", "deadlines", "retry.attempts", "retry.share", "retry.reserve", "retry.seconds",
+    "retry.cap_seconds", "retry.jitter", "retry.breaker",
+)  # fmt: skip
+"""Settings, by dotted path, that say what a run is called, where it lies, who computes it and how patient it is when things
+break, not what it does."""
+
+
+def is_where(path: str, ignore: Sequence[str] = WHERE) -> bool:
+    """Whether a dotted path is, or lies under, one of `ignore`.
+
+    >>> is_where("retry.breaker.patience"), is_where("retry.incomplete")
+    (True, False)
+    """
+    return any(path == i or path.startswith(i + ".") for i in ignore)
 
 
 def config_hash(config: Struct, ignore: Sequence[str] = WHERE) -> str:
@@ -41,7 +54,7 @@ def config_hash(config: Struct, ignore: Sequence[str] = WHERE) -> str:
     A new field changes the hash of every config of its class, as it must: the code that reads it is different.
     """
     values = _flat(cast(Table, msgspec.to_builtins(config, str_keys=True)))
-    counted = {p: v for p, v in values.items() if not any(p == i or p.startswith(i + ".") for i in ignore)}
+    counted = {p: v for p, v in values.items() if not is_where(p, ignore)}
     return sha256(json.dumps(counted, sort_keys=True, separators=(",", ":")).encode()).hexdigest()[:12]
 
 

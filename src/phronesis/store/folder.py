@@ -13,7 +13,7 @@ from typing import cast
 import msgspec
 from msgspec import Struct
 
-from phronesis.config import WHERE, to_toml
+from phronesis.config import is_where, to_toml
 from phronesis.errors import DiskError, RunFolderError
 from phronesis.store.disk import make_folder, sync, unwritable
 from phronesis.store.layout import Layout
@@ -97,7 +97,7 @@ def check_same(layout: Layout, config: Struct) -> None:
     """Refuses to continue a run under another config, or under one that cannot be read."""
     old = read_config(layout)
     new = tomllib.loads(to_toml(config))
-    changed = {path: values for path, values in _changes(old, new).items() if path.partition(".")[0] not in WHERE}
+    changed = {path: values for path, values in _changes(old, new).items() if not is_where(path)}
     if changed:
         listed = "; ".join(f"{k}: {a!r} -> {b!r}" for k, (a, b) in list(changed.items())[:5])
         raise RunFolderError(
