@@ -151,7 +151,7 @@ def report(
     reference, found = calm["after"], stormy["after"]
     assert isinstance(reference, dict) and isinstance(found, dict)
     low, high = reference["ci_low"], reference["ci_high"]
-    inside = low <= found["success"] <= high
+    inside = low <= found["success"] <= high and found["n"] == reference["n"]
     print(json.dumps({"calm": calm, "stormy": stormy}, indent=1))
     print(f"attempts that failed, and what became of them: {stormy['retries']}")
     print(f"held-out success undisturbed {reference['success']:.1%} [{low:.1%}, {high:.1%}], disturbed {found['success']:.1%} "

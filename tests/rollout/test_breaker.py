@@ -293,6 +293,17 @@ def test_a_source_among_others_is_waited_for_only_briefly():
     assert time.run(policy.enter(("walk", POLICY), "g")) is None and time.now == 40.0, "no source does without the policy"
 
 
+def test_an_evaluation_waits_for_every_source():
+    """The same breakers, so that what was learned of a source is known; but it does without none of them."""
+    time = FakeTime()
+    config = BreakerConfig(window=4, least=2, share=0.5, seconds=20.0, cap_seconds=35.0, patience=100.0, park_seconds=15.0)
+    breakers = broken(Breakers(config, sources=("walk", "maze"), clock=time.clock, wait=time.wait))
+    patient = breakers.patient()
+    assert time.run(patient.enter(("walk",), "g")) is None and time.now == 20.0
+    patient.record("walk", True, "g")
+    assert breakers.of("walk").state is State.closed and breakers.sources == ("walk", "maze")
+
+
 def test_waiting_until_any_environment_is_used_again():
     time = FakeTime()
     breakers = broken(broken(Breakers(SMALL, sources=("walk", "maze"), clock=time.clock, wait=time.wait)), "maze")

@@ -14,6 +14,7 @@ import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Generator, Sequence
 from contextlib import contextmanager
+from copy import copy
 from enum import StrEnum
 from math import ceil
 
@@ -239,6 +240,12 @@ class Breakers:
         self._note, self._clock, self._wait = note, clock, wait
         self._breakers: dict[str, Breaker] = {}
         self._changed = asyncio.Event()
+
+    def patient(self) -> Breakers:
+        """The same breakers for play in which no source can take another's place, e.g. an evaluation: all are waited for."""
+        other = copy(self)
+        other.sources = ()
+        return other
 
     def of(self, source: str) -> Breaker:
         """The breaker of a source."""

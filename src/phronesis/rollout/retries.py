@@ -218,8 +218,9 @@ class Retries:
                 return last
 
     def aside(self) -> Retries:
-        """The same retries, budget and breakers with an account of its own, e.g. for an evaluation while training plays on."""
-        other = Retries(self.config, seed=self._seed, breakers=self.breakers, note=self._note, sleep=self._sleep)
+        """The same retries, budget and breakers with an account of its own, for an evaluation while training plays on: there no
+        source can take another's place, so that one which is left alone is waited for."""
+        other = Retries(self.config, seed=self._seed, breakers=self.breakers.patient(), note=self._note, sleep=self._sleep)
         other.budget = self.budget
         return other
 
