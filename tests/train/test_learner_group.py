@@ -25,6 +25,7 @@ from phronesis.models.generic import GenericModel
 from phronesis.train.batching import BatchConfig
 from phronesis.train.group.config import LearnerGroupConfig
 from phronesis.train.group.learner import GroupLearner
+from phronesis.train.group.wire import Updated
 from phronesis.train.learner import Learner, LearnerConfig
 from phronesis.train.optimizer import AdamWConfig, Linear, MuonConfig
 
@@ -224,6 +225,27 @@ def test_a_mismatch_stops_the_group_and_changes_nothing():
     assert all(torch.equal(p, before[n]) for n, p in decoder.named_parameters())
     with pytest.raises(RankFailed, match="closed"):
         learner.update(batch)
+
+
+def test_processes_that_drift_apart_are_noticed():
+    """Weights that should be equal to the bit and are not stop the run before it takes them over."""
+    decoder = make_decoder()
+    metrics = Learner(make_decoder(), LearnerConfig()).update(make_batch(make_decoder()))
+    closed = []
+
+    class Drifting:
+        shares_memory = False
+
+        def ask(self, name, body=b""):
+            return [msgspec.msgpack.encode(Updated(metrics=metrics, total=total)) for total in (1.0, 1.0 + 1e-12)]
+
+        def close(self):
+            closed.append(True)
+
+    learner = GroupLearner(decoder, LearnerConfig(), LearnerGroupConfig(), start=lambda _: Drifting())
+    with pytest.raises(RankFailed, match="no longer hold the same weights"):
+        learner.update(make_batch(decoder))
+    assert closed and all(torch.equal(p, q) for p, q in zip(decoder.parameters(), make_decoder().parameters(), strict=True))
 
 
 def test_metrics_travel_whole():

@@ -82,6 +82,12 @@ class GroupLearner:
             found, *others = (msgspec.msgpack.decode(answer, type=wire.Updated) for answer in answers)
             for warning in dict.fromkeys(w for one in (found, *others) for w in one.warnings):
                 log.warning("%s", warning)
+            if any(one.total != found.total for one in others):
+                ranks.close()
+                raise RankFailed(
+                    f"the processes of the learner group no longer hold the same weights (their sums: {found.total!r}, "
+                    f"{', '.join(repr(one.total) for one in others)}); continue from the newest checkpoint with --resume"
+                )
             if found.metrics.steps:
                 arrived = memoryview(ranks.ask("weights")[0]) if self._shared is None else memoryview(self._shared)
                 bucket.load_into(self.decoder, bucket.unpack(arrived))
@@ -160,7 +166,10 @@ class GroupLearner:
     def _share_in(self, folder: Path) -> Path | None:
         handle, name = tempfile.mkstemp(prefix="phronesis-weights-", dir=folder)
         try:
-            os.posix_fallocate(handle, 0, self._layout.nbytes)  # a disk that is full is found here, not when it is written
+            if hasattr(os, "posix_fallocate"):
+                os.posix_fallocate(handle, 0, self._layout.nbytes)  # a full disk is found here, not when it is written
+            else:
+                os.ftruncate(handle, self._layout.nbytes)
             self._shared = mmap.mmap(handle, self._layout.nbytes)
         except OSError:
             Path(name).unlink()

@@ -75,7 +75,7 @@ class _Process:
         self.rank = rank
         self._errors: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 (closed with the process)
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "phronesis.train.group.rank"],
+            [sys.executable, "-P", "-m", "phronesis.train.group.rank"],  # -P: whatever lies in the working folder
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._errors,

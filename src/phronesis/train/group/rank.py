@@ -119,7 +119,9 @@ class Rank:
             weights = self._weights()
             if weights is not None and self._layout is not None:
                 self._layout.pack_into(self._shared, weights, learner.updates)
-        return msgspec.msgpack.encode(wire.Updated(metrics=metrics, warnings=tuple(self._said)))
+        held = [p.detach() for p in learner.decoder.parameters() if not hasattr(p, "full_tensor")]
+        total = float(sum(p.sum(dtype=torch.float64) for p in held))
+        return msgspec.msgpack.encode(wire.Updated(metrics=metrics, warnings=tuple(self._said), total=total))
 
     def weights(self) -> bytes:
         """A bucket of the present weights (`phronesis.engine.weights`); empty from other ranks than the first."""

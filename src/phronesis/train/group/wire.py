@@ -63,6 +63,8 @@ class Updated(Struct, frozen=True, kw_only=True):
     """Of the whole group."""
     warnings: tuple[str, ...] = ()
     """What was logged as a warning."""
+    total: float = 0.0
+    """Sum of the weights that this process holds whole, as all others should hold them to the bit; 0 where they are spread."""
 
 
 class Fault(Struct, frozen=True, kw_only=True):
