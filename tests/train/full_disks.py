@@ -25,6 +25,7 @@ from tempfile import TemporaryDirectory
 import torch
 from tiny_jobs import config, essence
 
+from phronesis.alive.verdict import look
 from phronesis.cli.report import write as write_report
 from phronesis.errors import UserError
 from phronesis.log import setup
@@ -156,6 +157,15 @@ def resumed(folder: Path) -> str:
     return "finished"
 
 
+def judged(folder: Path) -> str:
+    """What `phronesis status` says."""
+    try:
+        found = look(folder)
+    except UserError:
+        return "no run"
+    return f"{found.state}: {found.why}"
+
+
 def newest(folder: Path) -> str:
     """The newest checkpoint, read."""
     path = checkpoint.latest(folder / "checkpoints")
@@ -187,6 +197,7 @@ def main(arguments: list[str]) -> None:
         trouble = Trouble(kind, folder / moment.replace(" ", "-"))
         said = child(lambda trouble=trouble, moment=moment: interrupted(trouble, moment))
         entry: dict[str, str] = json.loads(said or '{"error": "died", "message": ""}')
+        entry["status"] = child(lambda trouble=trouble: judged(trouble.folder))
         entry["checkpoint"] = child(lambda trouble=trouble: newest(trouble.folder))
         trouble.heal()
         entry["resumed"] = child(lambda trouble=trouble: resumed(trouble.folder))
