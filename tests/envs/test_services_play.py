@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import shlex
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 
@@ -10,6 +11,7 @@ import msgspec
 import pytest
 from served_worlds import counter, until
 
+from phronesis.config import arguments
 from phronesis.env import Admits, Env, EnvSpec, Expert, Legal, Snapshots
 from phronesis.envs import registry
 from phronesis.envs.services.directory import Directory, using
@@ -319,3 +321,9 @@ async def test_a_known_address_that_failed_is_tried_again_after_a_while():
     now = 100.0
     directory.sweep()
     assert directory.place(world) is service and service.state is State.alive
+
+
+def test_an_identity_says_the_command_that_serves_it():
+    args = {"busy": 0.1, "habits": {"slip": 0}, "x": "a b", "l": [1, "q"], "t": True}
+    name, *dials = shlex.split(Identity(env="ledger", args=args).words)
+    assert name == "ledger" and arguments(dials) == args

@@ -67,8 +67,9 @@ def registrar(config: RunConfig, spec: EnvSpec, writer: RunWriter) -> Generator[
     for served in served_in(spec):
         served.expected(directory)
     with listening(directory, token(), prefer=_port_before(writer)) as address:
-        names = sorted({s.name for s in served_in(spec)})
-        said = f"services of {', '.join(names)} register at {address}: phronesis env serve {names[0]} --register {address}"
+        served = served_in(spec)
+        names = ", ".join(sorted({s.name for s in served}))
+        said = f"services of {names} register at {address}: phronesis env serve {served[0].identity.words} --register {address}"
         log.info("%s", said)
         writer.event(KIND, said, address=address)
         try:

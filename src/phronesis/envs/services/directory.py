@@ -236,7 +236,9 @@ class Directory:
         """How the services of a world are doing, in words."""
         found = self.services(world)
         if not found:
-            return f"none is there; start one with: phronesis env serve {world.name} --register ADDRESS"
+            meant = self._expected.get(world)
+            words = world.name if meant is None else meant.words
+            return f"none is there; start one with: phronesis env serve {words} --register ADDRESS"
         return "; ".join(self.words(s) for s in found)
 
     def words(self, service: Service) -> str:

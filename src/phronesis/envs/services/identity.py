@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import inspect
+import shlex
 from collections.abc import Mapping
 from functools import cache
 from importlib.metadata import PackageNotFoundError, packages_distributions, version
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import msgspec
 from msgspec import Struct
@@ -37,6 +38,16 @@ class Identity(Struct, frozen=True, kw_only=True):
     def digest(self) -> str:
         """16 hex characters; equal where the same is played."""
         return digest(msgspec.to_builtins(self))
+
+    @property
+    def words(self) -> str:
+        """As a command line names it.
+
+        >>> print(Identity(env="ledger", args={"busy": 0.1, "habits": {"slip": 0}}).words)
+        ledger busy=0.1 'habits={"slip" = 0}'
+        """
+        dials = (f"{name}={value if isinstance(value, str) else _toml(value)}" for name, value in self.args.items())
+        return shlex.join([self.env, *dials])
 
     def differs(self, other: Identity) -> str:
         """What of `other` is not as here, in words; empty when nothing.
@@ -74,6 +85,15 @@ def _version(spec: EnvSpec) -> str:
             code = Path(path).read_bytes() if path else b""
             found[top] = f"{top} {hashlib.blake2b(code, digest_size=4).hexdigest()}"
     return ", ".join(found.values())
+
+
+def _toml(value: object) -> str:
+    if isinstance(value, dict):
+        pairs = cast("dict[str, object]", value).items()
+        return "{" + ", ".join(f"{msgspec.json.encode(name).decode()} = {_toml(v)}" for name, v in pairs) + "}"
+    if isinstance(value, list):
+        return f"[{', '.join(map(_toml, cast('list[object]', value)))}]"
+    return msgspec.json.encode(value).decode()
 
 
 @cache
