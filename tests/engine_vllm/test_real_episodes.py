@@ -13,19 +13,24 @@ import signal
 import subprocess
 import time
 from collections.abc import Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+from msgspec.structs import replace
 from vllm_worlds import Maze, Player, maze, save, settings
 
 from phronesis.credit import TrajectoryCredit
 from phronesis.engine.embedded import EmbeddedEngine, EngineConfig
 from phronesis.engine.vllm.fleet import Fleet
+from phronesis.losses import LossConfig, PPOClipLoss
 from phronesis.records import Episode
 from phronesis.rollout.limits import Limits
 from phronesis.rollout.play import play_groups
 from phronesis.store import Run
-from phronesis.train import job
+from phronesis.store.index import Where
+from phronesis.train import checkpoint, job
+from phronesis.train.asynchrony import AsyncConfig
 from phronesis.train.batching import build_batch, verify
 from phronesis.train.config import EvalConfig, ModelConfig, RunConfig
 from phronesis.train.learner import Learner, LearnerConfig
@@ -143,11 +148,11 @@ async def test_what_is_sampled_with_a_seed_is_sampled_again(player: Player):
     assert same > 0.9  # batches differ between the plays, and with them the last bits
 
 
-def test_a_run_trains_through_vllm(player: Player, fleet: Fleet, tmp_path):
-    asyncio.run(player.engine.settle())
-    config = RunConfig(
+def through(player: Player, fleet: Fleet, folder: Path, **changes) -> RunConfig:
+    """A short run whose policy the running server samples."""
+    base = RunConfig(
         name="through-vllm",
-        model=ModelConfig(path=str(save(player, tmp_path / "model"))),
+        model=ModelConfig(path=str(save(player, folder / "model"))),
         limits=Limits(max_turns=Maze.turns, max_turn_tokens=12),
         engine=EngineConfig(vllm=settings(servers=0, urls=(fleet.servers[0].url,), reload="phronesis_reload")),
         steps=3,
@@ -157,6 +162,12 @@ def test_a_run_trains_through_vllm(player: Player, fleet: Fleet, tmp_path):
         evaluation=EvalConfig(tasks=4, swapped=False),
         threads=1,
     )
+    return replace(base, **changes)
+
+
+def test_a_run_trains_through_vllm(player: Player, fleet: Fleet, tmp_path):
+    asyncio.run(player.engine.settle())
+    config = through(player, fleet, tmp_path)
     job.run(config, tmp_path / "run", spec=maze())
     with Run.open(tmp_path / "run") as run:
         steps = [s.values for s in run.steps() if "mismatch/kl" in s.values]
@@ -169,3 +180,26 @@ def test_a_run_trains_through_vllm(player: Player, fleet: Fleet, tmp_path):
     assert all(s["episode/faults"] == 0 for s in steps)
     assert versions == {0: {(0, 0)}, 1: {(1, 1)}, 2: {(2, 2)}} and after == {(3, 3)}
     assert fleet.servers[0].alive  # it was only attached to
+
+
+def test_a_run_trains_through_vllm_while_it_plays(player: Player, fleet: Fleet, tmp_path):
+    """Episodes go on over a push with the weights it brings, no token is older than allowed, and every token is of the
+    weights its turn names: recomputed from the checkpoints."""
+    asyncio.run(player.engine.settle())
+    loss = LossConfig(objective=PPOClipLoss())
+    config = through(
+        player, fleet, tmp_path, steps=6, checkpoint_every=1, keep_checkpoints=99, evaluation=EvalConfig(tasks=0),
+        learner=LearnerConfig(optimizer=AdamWConfig(lr=1e-3), mismatch_error=0.01, old="sampler", loss=loss),
+        asynchrony=AsyncConfig(staleness=2),
+    )  # fmt: skip
+    job.run(config, tmp_path / "run", spec=maze())
+    kept = checkpoint.steps(tmp_path / "run" / "checkpoints")
+    engines = {v: EmbeddedEngine(checkpoint.load(path).decoder) for v, path in enumerate(kept)}
+    with Run.open(tmp_path / "run") as run:
+        steps = [s.values for s in run.steps() if s.step >= 0]
+        episodes = list(run.episodes(Where(kind="train")))
+        batches = [e for e in run.events() if e.kind == "batch"]
+    assert len(steps) == len(batches) == 6 and len(episodes) == 6 * 16
+    assert all(s["episode/faults"] == 0 for s in steps) and 1 <= max(s["age/max"] for s in steps) <= 2
+    found = recomputed(engines, episodes)
+    assert found.worst < NEAR and found.mismatch_kl < 1e-6 and found.tokens > 200

@@ -243,6 +243,8 @@ class RunConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     def _validate_cluster(self, cluster: ClusterConfig) -> None:
         """Refuses what only this process can play."""
         cluster.validate()
+        if cluster.learner is not None and self.learners is None:
+            raise ConfigError("cluster.learner places the ranks of a learner group; set learners.ranks, or leave it out")
         here = {"gateway": self.gateway is not None, "player": not isinstance(self.player, Alone)}
         for name in (name for name, chosen in here.items() if chosen):
             raise ConfigError(f"workers of a cluster play every attempt from its start; leave out {name}, or cluster")
@@ -261,7 +263,6 @@ class RunConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
             "lesson": self.lesson is not None,
             "gateway": self.gateway is not None,
             "player": not isinstance(self.player, Alone),
-            "engine.vllm": self.engine.vllm is not None,
         }
         for name in (name for name, chosen in steps.items() if chosen):
             raise ConfigError(

@@ -122,7 +122,7 @@ def seat(
     chat = format_for(tokenizer, config.model.retention)
     sampling = None if config.asynchrony is None else deepcopy(decoder)
     here = EmbeddedEngine(sampling or decoder, config.engine, decode=partial(decode, tokenizer), version=version)
-    engine = here if fleet is None else served(fleet, tokenizer, decoder, version)
+    engine = here if fleet is None else served(fleet, tokenizer, sampling or decoder, version)
     learning = replace(
         config.learner,
         seed=stream(config.seed, "learner", config.learner.seed),
