@@ -8,7 +8,7 @@ import pytest
 from in_process import hiring
 from msgspec.structs import replace
 from test_async import check_once, later
-from tiny_jobs import config, essence, events
+from tiny_jobs import Stopped, config, essence, events, stop_at
 
 from phronesis.errors import ClusterError, ConfigError
 from phronesis.records import Stop
@@ -16,6 +16,7 @@ from phronesis.store import Run
 from phronesis.store.index import Where
 from phronesis.train import job
 from phronesis.train.asynchrony import AsyncConfig
+from phronesis.train.config import EnvChoice
 from phronesis.train.workers import ClusterConfig, PlaceConfig, ScaleConfig
 
 QUICK = ClusterConfig(pulse_seconds=0.05, backoff_seconds=0.01, silence_seconds=30.0)
@@ -132,7 +133,7 @@ def test_a_worker_that_falls_silent_is_replaced(tmp_path, alone):
 
         backend.before_pulse = hang
 
-    slow = later(steps=3, cluster=silent)
+    slow = later(steps=3, env=EnvChoice(name="test_async:slow", args={"seconds": 0.4}), cluster=silent)
     job.run(slow, tmp_path / "run", hire=hiring(prepare))
     check_once(tmp_path / "run", 3, 2)
     assert any("did not answer for 0.2 s" in s for s in events(tmp_path / "run", "worker"))
@@ -194,6 +195,23 @@ def test_a_worker_that_cannot_be_built_stops_the_run_at_once(tmp_path):
 
     with pytest.raises(ConfigError, match="no such thing"):
         job.run(config(cluster=QUICK), tmp_path / "run", hire=hiring(prepare))
+
+
+@pytest.mark.parametrize(("first", "then"), [(QUICK, None), (None, replace(QUICK, workers=3))], ids=["without", "with more"])
+def test_a_run_goes_on_with_other_workers_or_without(tmp_path, alone, first, then):
+    with pytest.raises(Stopped):
+        job.run(config(cluster=first), tmp_path / "run", hire=hiring(), listener=stop_at("train", 3))
+    job.run(config(cluster=then), tmp_path / "run", resume=True, hire=hiring())
+    same(tmp_path / "run", alone)
+
+
+def test_what_episodes_await_on_their_workers_is_known_here(tmp_path, monkeypatch):
+    """A world that takes its time: the run says which call, on which worker."""
+    said = []
+    monkeypatch.setattr("phronesis.cluster.crew.Asked.told", lambda self, why: said.append(why))
+    slow = later(1, env=EnvChoice(name="test_async:slow", args={"seconds": 0.15}), cluster=replace(QUICK, pulse_seconds=0.01))
+    job.run(slow, tmp_path / "run", hire=hiring())
+    assert {f"env.{call} on worker {i}" for call in ("reset", "step") for i in (0, 1)} <= set(said)
 
 
 class Scripted:

@@ -49,6 +49,8 @@ class ClusterCrew:
         """Episodes begun again since the worker that played them died."""
         self._asked = self._asked_deaths = 0
         self._push_seconds = 0.0
+        self._under_way: dict[str, Asked] = {}
+        staff.heard = self._heard
 
     def open(self) -> None:
         """Begins to start the workers with the present weights; returns at once."""
@@ -105,6 +107,7 @@ class ClusterCrew:
             member, remote = await staff.place(asked.told, rather=asked.elsewhere.home)
             asked.elsewhere.home, done = member, False
             asked.told(member.name)
+            self._under_way[asked.id] = asked
             try:
                 reply = await call(remote)
                 done = True
@@ -117,12 +120,20 @@ class ClusterCrew:
                     raise WorkerGone(f"{deaths} workers died over it, the last: {error}") from error
             finally:
                 staff.leave(member, done=done)
+                self._under_way.pop(asked.id, None)
                 asked.waiting.pop(asked.id, None)
 
     @property
     def version(self) -> int:
         """Of the run's policy now."""
         return self._policy.engine.version
+
+    def _heard(self, member: Member) -> None:
+        """Passes on what a worker's episodes await, where that is something new: so that moving on is seen here, too."""
+        for id, where in member.waiting.items():
+            asked = self._under_way.get(id)
+            if asked is not None:
+                asked.told(f"{where} on {member.name}")
 
     def _pack(self) -> object:
         bucket = np.empty(self._layout.nbytes, np.uint8)
@@ -172,5 +183,7 @@ class Asked:
     """Where what it waits for is said."""
 
     def told(self, why: str) -> None:
-        """Says what it waits for."""
-        self.waiting[self.id] = f"cluster: {why}"
+        """Says what it waits for; saying the same again is no news."""
+        text = f"cluster: {why}"
+        if self.waiting.get(self.id) != text:
+            self.waiting[self.id] = text

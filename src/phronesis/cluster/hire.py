@@ -34,7 +34,8 @@ async def _hired(job: Job, *, address: str, scaler: Scaler | None) -> AsyncGener
         ConfigError: no cluster there, or the run's environment cannot be sent.
     """
     plan = make_plan(job)
-    joined = ray.connect(address, job.cluster)
+    weights = sum(p.numel() * p.element_size() for p in job.policy.decoder.parameters())
+    joined = ray.connect(address, job.cluster, weights)
     try:
         learner = job.policy.learner
         if job.cluster.learner is not None and isinstance(learner, GroupLearner):

@@ -77,12 +77,13 @@ def connected() -> bool:
     return bool(_ray().is_initialized())
 
 
-def connect(address: str, config: ClusterConfig) -> bool:
+def connect(address: str, config: ClusterConfig, weights: int = 0) -> bool:
     """Joins a cluster, or starts one of this machine.
 
     Args:
         address: ``local`` starts one; ``auto`` finds one that runs on this machine; else ``HOST:PORT`` or ``ray://HOST:PORT``.
         config: what a local one must have room for.
+        weights: bytes of one copy of the weights; the object store of a local one holds at least three.
 
     Returns:
         Whether it was joined here; False where this process was part of one before.
@@ -96,7 +97,7 @@ def connect(address: str, config: ClusterConfig) -> bool:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     options: dict[str, object] = {"log_to_driver": False, "configure_logging": False, "include_dashboard": False}
     if address == LOCAL:
-        options |= {"num_cpus": _cpus(config), "object_store_memory": config.store_bytes}
+        options |= {"num_cpus": _cpus(config), "object_store_memory": max(config.store_bytes, 3 * weights)}
         options |= {"resources": _resources(config), "labels": dict(config.worker.labels) or None}
     else:
         del options["include_dashboard"]
@@ -363,8 +364,16 @@ class RayBackend:
         return RayWorker(actor(RolloutWorker, options(self._config.worker), self._plan, self._hosts))
 
     def put(self, bucket: NDArray[np.uint8]) -> object:
-        """One copy into the object store, which workers of this node read without copying."""
-        return _ray().put(bucket)
+        """One copy into the object store, which workers of this node read without copying.
+
+        Raises:
+            ClusterError: the store is full or gone.
+        """
+        ray = _ray()
+        try:
+            return ray.put(bucket)
+        except ray.exceptions.RayError as error:
+            raise ClusterError(f"the object store takes no weights ({bucket.nbytes} bytes): {one_line(error)}") from error
 
     def ask_room(self, workers: int) -> None:
         """Tells the autoscaler, where the cluster has one, which otherwise hears of it when workers cannot be placed."""

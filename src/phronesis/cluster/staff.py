@@ -77,6 +77,8 @@ class Staff:
         """Workers that died so far."""
         self.queued = 0
         """Episodes that wait for a place."""
+        self.heard: Callable[[Member], None] = lambda member: None
+        """Told whenever a worker has said what its episodes await."""
         self._weights: tuple[object, int] | None = None
         self._made = 0
         self._changed = asyncio.Event()
@@ -259,6 +261,7 @@ class Staff:
             try:
                 async with asyncio.timeout(silence):
                     member.waiting = (await remote.pulse()).waiting
+                self.heard(member)
             except TimeoutError:
                 self.lose(member, remote, f"did not answer for {silence:g} s")
             except WorkerGone as error:

@@ -75,7 +75,7 @@ class ClusterConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     """What every rank of the learner group occupies, where the run has one (`learners`); ranks are placed together, spread over
     nodes or packed on few. None starts them on the driver's machine, outside the cluster."""
     store_bytes: int = 256 << 20
-    """Object store of a cluster that is started on this machine; it holds at least two copies of the weights."""
+    """Object store of a cluster that is started on this machine; more where three copies of the weights need more."""
     start_seconds: float = 120.0
     """How long a worker may take to start; after that it counts as dead."""
     pulse_seconds: float = 2.0
