@@ -107,10 +107,10 @@ DUMP = """Fatal Python error: no
 
 Thread 0x00007f01 (most recent call first):
   File "/usr/lib/python3.11/threading.py", line 327 in wait
-  File "/home/me/project/worlds/far.py", line 5 in work
+  File "/srv/our/project/worlds/far.py", line 5 in work
 
 Current thread 0x00007f02 [python] (most recent call first):
-  File "/home/me/project/worlds/my_env.py", line 12 in step
+  File "/srv/our/project/worlds/my_env.py", line 12 in step
   File "<string>", line ??? in <module>
 """
 

@@ -89,6 +89,11 @@ OVER = {
     "failed": (GONE | {"ended": "failed", "failure": "TrainingError: no"}, "failed", "TrainingError: no"),
     "failed, and only the status says so": (GONE | {"ended": "failed", "error": "X: y"}, "failed", "X: y"),
     "interrupted": (GONE | {"ended": "interrupted"}, "interrupted", "somebody stopped it"),
+    "a gateway that was told to stop": (
+        GONE | {"ended": "finished", "command": "gateway"},
+        "finished",
+        "the gateway has ended",
+    ),
     "no status": (GONE | {"status": None}, "killed", "no process works at it"),
     "old and complete": (GONE | {"status": None, "summed_up": True}, "finished", "the run is complete"),
     "begun": ({"status": None}, "starting", "a process has begun"),

@@ -71,7 +71,7 @@ class ThreadStack(Struct, frozen=True, kw_only=True):
 def short(path: str) -> str:
     """A path as a person wants to read it.
 
-    >>> short("/home/me/project/worlds/my_env.py")
+    >>> short("/srv/our/project/worlds/my_env.py")
     'project/worlds/my_env.py'
     """
     if path.startswith(_PACKAGE):

@@ -175,6 +175,8 @@ def _over(facts: Facts) -> Verdict:
         return _verdict(facts, "failed", why, todo=f"once that is mended, {resume}{_from(facts)}")
     if facts.summed_up and ended in (None, "finished"):
         return _verdict(facts, "finished", "the run is complete")
+    if status is not None and ended == "finished" and status.command != "train":
+        return _verdict(facts, "finished", f"the {status.command} has ended as it should")
     if ended == "interrupted":
         return _verdict(facts, "interrupted", "somebody stopped it", todo=f"{resume}{_from(facts)}")
     if ended == "finished":

@@ -12,11 +12,12 @@ from typing import Annotated
 import typer
 from msgspec.structs import replace
 
+from phronesis.alive.watchdog import Watchdog
 from phronesis.cli.output import AsJson, examples, new_app, say, say_json
 from phronesis.cli.player import Player, settings, take
 from phronesis.errors import ConfigError
 from phronesis.gateway import Book, GatewayConfig, serving
-from phronesis.log import setup
+from phronesis.log import doing, setup
 from phronesis.records import Episode
 from phronesis.store import Layout
 from phronesis.store.run import Run, RunWriter
@@ -58,7 +59,8 @@ def gateway(
         raise ConfigError(f"{str(folder)!r} holds a run already; add to it with --resume, or name another folder with --out")
     player = take(source, config, step)
     setup(as_json=as_json or None)
-    with Run.create(folder, config, resume=resume, success={player.spec.name: player.spec.success}) as writer:
+    marks = {player.spec.name: player.spec.success}
+    with Run.create(folder, config, resume=resume, success=marks) as writer, Watchdog(folder, "gateway") as watchdog:
 
         def ready(address: str) -> None:
             note = {"address": address, "folder": str(folder), "weights": str(player.weights)}
@@ -67,7 +69,8 @@ def gateway(
             else:
                 say(f"serving {player.weights} at {address}; recording to {folder}\n{_HELP.format(address=address)}")
 
-        counts = asyncio.run(serve(player, config, writer, secret, ready))
+        with doing("gateway", lambda: "agents outside", computes=False):
+            counts = asyncio.run(watchdog.guard(serve(player, config, writer, secret, ready)))
         writer.event("gateway", "stopped", **counts)
     (say_json if as_json else _sum_up)(counts)
 
