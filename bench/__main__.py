@@ -16,6 +16,7 @@ from bench.maths import maths
 from bench.measure import Row, difference, read, table, write
 from bench.overlap import overlap
 from bench.push import push
+from bench.push_ray import push_ray
 from bench.sandbox import sandbox
 from bench.services import services
 from bench.stability import main as stability
@@ -31,6 +32,7 @@ CASES: dict[str, Callable[[], list[Row]]] = {
     "overlap": overlap,
     "group": group,
     "push": push,
+    "push-ray": push_ray,
     "crowd": crowd,
     "crowd-long": long,
     "services": services,
