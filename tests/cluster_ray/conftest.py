@@ -21,7 +21,7 @@ SMALL = ClusterConfig(
     store_bytes=200 << 20,
     pulse_seconds=0.5,
     backoff_seconds=0.1,
-    start_seconds=200.0,
+    start_seconds=500.0,
     silence_seconds=100.0,
 )
 

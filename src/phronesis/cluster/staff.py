@@ -230,7 +230,8 @@ class Staff:
             member.dropped = 0
             self._tell()
             await asyncio.sleep(pause)
-            member.state = "is starting"
+            member.state = f"starts again ({one_line(Exception(why), 80)})"
+            self._tell()
         self.members.remove(member)
         self._tell()
 
