@@ -140,19 +140,18 @@ def main() -> None:
         stormy_seconds, killed = train(stormy, both + troubled(port), kills)
     finally:
         services.close()
-    one, two = results(calm), results(stormy)
-    report(one, two, services.kills, killed, (seconds, stormy_seconds))
+    print(f"injected: {services.kills} service processes killed, the training process {killed} times")
+    print(f"wall time: {seconds:.0f} s undisturbed, {stormy_seconds:.0f} s disturbed")
+    judge(results(calm), results(stormy))
 
 
-def report(
-    calm: dict[str, object], stormy: dict[str, object], service_kills: int, kills: int, seconds: tuple[float, float]
-) -> None:
-    """Says what happened; exit code 1 where the disturbed run learned something else, or paid for a fault."""
+def judge(calm: dict[str, object], stormy: dict[str, object]) -> None:
+    """Says what was learned; exit code 1 where the disturbed run learned something else, or paid for a fault."""
     reference, found = calm["after"], stormy["after"]
     assert isinstance(reference, dict) and isinstance(found, dict)
     low, high = reference["ci_low"], reference["ci_high"]
     inside = low <= found["success"] <= high and found["n"] == reference["n"]
-    print(json.dumps({"calm": calm, "stormy": stormy}, indent=1))
+    print(json.dumps({"calm": calm, "stormy": stormy}))
     print(f"attempts that failed, and what became of them: {stormy['retries']}")
     print(f"held-out success undisturbed {reference['success']:.1%} [{low:.1%}, {high:.1%}], disturbed {found['success']:.1%} "
           f"(n = {found['n']}): {'inside' if inside else 'OUTSIDE'} the interval")  # fmt: skip
