@@ -32,9 +32,7 @@ from phronesis.train.progress import Progress
 from phronesis.train.workers import PlaceConfig, ScaleConfig
 
 TWO = replace(SMALL, workers=2)
-pytestmark = pytest.mark.timeout(
-    900
-)  # a worker imports for seconds, and for minutes where the machine is busy with other things
+pytestmark = pytest.mark.timeout(900)  # importing takes a worker seconds, minutes on a busy machine
 
 
 def deadly(mark: Path, **args) -> EnvChoice:
