@@ -14,6 +14,7 @@ from bench.group import group
 from bench.learner import learner
 from bench.maths import maths
 from bench.measure import Row, difference, read, table, write
+from bench.multitask import multitask
 from bench.overlap import overlap
 from bench.push import push
 from bench.push_ray import push_ray
@@ -30,6 +31,7 @@ CASES: dict[str, Callable[[], list[Row]]] = {
     "maths": maths,
     "sandbox": sandbox,
     "overlap": overlap,
+    "multitask": multitask,
     "group": group,
     "push": push,
     "push-ray": push_ray,
