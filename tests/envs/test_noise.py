@@ -1,13 +1,15 @@
 """The imperfect channel: what it does to answers, and what it leaves alone."""
 
 import asyncio
+from dataclasses import replace
 
 import pytest
 
-from phronesis.env import Expert, Legal, Snapshots
+from phronesis.env import Admits, Expert, Legal, Snapshots
 from phronesis.envs import registry
 from phronesis.envs.noise import LOST, Noise, noisy
 from phronesis.envs.scripted import Clock, expert, play_scripted
+from phronesis.envs.trouble import Trouble, troubled
 from phronesis.errors import ConfigError
 
 
@@ -83,3 +85,30 @@ def test_the_channel_has_the_capabilities_of_its_world():
     for capability in (Expert, Legal, Snapshots):
         assert isinstance(with_all, capability)
         assert isinstance(without, capability) is isinstance(inner, capability)
+
+
+@pytest.mark.parametrize("behind", [lambda s: noisy(s, Noise(drop=0.5)), lambda s: troubled(s, Trouble(faults=0.1))])
+def test_a_world_that_waits_for_its_place_does_so_behind_channels_too(behind):
+    """Else the time would be the world's, and `limits.env_seconds` would end it. What the world can do, it may learn there."""
+    plain = registry.get("blackjack")
+
+    class Waits:
+        waits_for, reset, step, close = "a place", None, None, None
+
+        async def admit(self):
+            async def state(given=b"here"):
+                return given
+
+            self.snapshot = self.restore = state
+
+    spec = behind(replace(plain, make=Waits))
+
+    async def run():
+        env = spec.make()
+        assert isinstance(env, Admits) and env.waits_for == "a place" and not isinstance(env, Snapshots)
+        await env.admit()
+        assert isinstance(env, Snapshots) and isinstance(env, Admits)
+        assert await env.snapshot()
+
+    asyncio.run(run())
+    assert not isinstance(behind(plain).make(), Admits)

@@ -14,7 +14,7 @@ from typing import cast
 import msgspec
 from msgspec import Struct
 
-from phronesis.env import Env, EnvSpec, Expert, Legal, Snapshots
+from phronesis.env import Admits, Env, EnvSpec, Expert, Legal, Snapshots
 from phronesis.errors import ConfigError
 from phronesis.records import Message, Reply, Task, TextPart
 from phronesis.seeding import rng
@@ -124,11 +124,28 @@ class _WithSnapshots(NoisyEnv):
         await cast("Snapshots", self.inner).restore(inner)
 
 
-def _behind(inner: Env, noise: Noise) -> NoisyEnv:
-    """The channel before a world, with the capabilities that the world has."""
-    able = ((_WithExpert, Expert), (_WithLegal, Legal), (_WithSnapshots, Snapshots))
+class _WithAdmits(NoisyEnv):
+    @property
+    def waits_for(self) -> str:
+        """What the world waits for."""
+        return cast("Admits", self.inner).waits_for
+
+    async def admit(self) -> None:
+        """Waits for the world's place, where it may turn out what the world can do."""
+        await cast("Admits", self.inner).admit()
+        self.__class__ = _kind(self.inner)  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def _kind(inner: Env) -> type[NoisyEnv]:
+    """The channel with the capabilities that a world has."""
+    able = ((_WithExpert, Expert), (_WithLegal, Legal), (_WithSnapshots, Snapshots), (_WithAdmits, Admits))
     bases = tuple(mixin for mixin, capability in able if isinstance(inner, capability))
-    return cast("type[NoisyEnv]", type("NoisyEnv", bases or (NoisyEnv,), {}))(inner, noise)
+    return cast("type[NoisyEnv]", type("NoisyEnv", bases or (NoisyEnv,), {}))
+
+
+def _behind(inner: Env, noise: Noise) -> NoisyEnv:
+    """The channel before a world."""
+    return _kind(inner)(inner, noise)
 
 
 def _noted(messages: Sequence[Message]) -> tuple[Message, ...]:

@@ -15,7 +15,7 @@ from typing import cast
 
 from msgspec import Struct
 
-from phronesis.env import Env, EnvSpec, Expert, Legal, Snapshots
+from phronesis.env import Admits, Env, EnvSpec, Expert, Legal, Snapshots
 from phronesis.errors import ConfigError
 from phronesis.records import Message, Reply, Task
 
@@ -122,8 +122,25 @@ class _WithSnapshots(TroubledEnv):
         await cast("Snapshots", self._inner).restore(state)
 
 
-def _behind(inner: Env, trouble: Trouble, chance: random.Random) -> TroubledEnv:
-    """The service before a world, with the capabilities that the world has."""
-    able = ((_WithExpert, Expert), (_WithLegal, Legal), (_WithSnapshots, Snapshots))
+class _WithAdmits(TroubledEnv):
+    @property
+    def waits_for(self) -> str:
+        """What the world waits for."""
+        return cast("Admits", self._inner).waits_for
+
+    async def admit(self) -> None:
+        """Waits for the world's place, where it may turn out what the world can do."""
+        await cast("Admits", self._inner).admit()
+        self.__class__ = _kind(self._inner)  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def _kind(inner: Env) -> type[TroubledEnv]:
+    """The service with the capabilities that a world has."""
+    able = ((_WithExpert, Expert), (_WithLegal, Legal), (_WithSnapshots, Snapshots), (_WithAdmits, Admits))
     bases = tuple(mixin for mixin, capability in able if isinstance(inner, capability))
-    return cast("type[TroubledEnv]", type("TroubledEnv", bases or (TroubledEnv,), {}))(inner, trouble, chance)
+    return cast("type[TroubledEnv]", type("TroubledEnv", bases or (TroubledEnv,), {}))
+
+
+def _behind(inner: Env, trouble: Trouble, chance: random.Random) -> TroubledEnv:
+    """The service before a world."""
+    return _kind(inner)(inner, trouble, chance)
