@@ -14,7 +14,6 @@ import torch.distributed as dist
 from msgspec.structs import replace
 from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forward_method
 
 from phronesis.errors import ConfigError
 from phronesis.models.causal import LanguageModel
@@ -103,6 +102,8 @@ def shard(decoder: Decoder, device: torch.device) -> Decoder:
     Raises:
         ConfigError: this torch cannot add gradients up without dividing them.
     """
+    from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method  # a second that ddp need not wait
+
     mesh = init_device_mesh(device.type, (dist.get_world_size(),))
     for module in (*decoder.blocks, decoder):
         fully_shard(module, mesh=mesh)
@@ -133,7 +134,6 @@ def gather(mine: T, device: torch.device) -> list[T]:
 def _undivided(module: nn.Module) -> None:
     """Gradients of a spread module are added up and not divided by the number of processes."""
     spread = cast("Any", module)
-    assert isinstance(module, FSDPModule)
     if not hasattr(spread, "set_gradient_divide_factor") or not hasattr(spread, "set_force_sum_reduction_for_comms"):
         raise ConfigError('this torch divides gradients in fsdp; install a newer one, or set learners.method = "ddp"')
     spread.set_gradient_divide_factor(1.0)
