@@ -42,7 +42,8 @@ class ChatFormat(Protocol):
         ...
 
     def open(self, messages: Sequence[Message], tools: Sequence[ToolSpec] = ()) -> tuple[int, ...]:
-        """The prompt for a whole conversation, ready for the assistant to speak."""
+        """The prompt for a whole conversation, ready for the assistant to speak. Play calls it for long first prompts in a
+        thread, while other episodes use the same format."""
         ...
 
     def extend(

@@ -64,10 +64,12 @@ class Pace:
         elif spent > MOST:
             self._at_once = max(1, self._at_once // 2)
         self._began = now
-        for _ in range(min(self._at_once, len(self._queue))):
+        going = 0
+        while self._queue and going < self._at_once:
             turn = self._queue.popleft()
-            if not turn.done():
+            if not turn.done():  # given up otherwise, which takes nobody's place
                 turn.set_result(None)
+                going += 1
         loop.call_soon(self._next)
 
 

@@ -95,10 +95,13 @@ class EpisodeSession:
         if reply.done:
             self.over = reply.stop or Stop.completed
             return
+        a.waiting[a.key] = "chat.open"
         try:
-            self._pending = await opened(a.chat, self._messages, self._tools)
+            self._pending = await opened(a.chat, self._messages, self._tools, a.limits.env_seconds)
         except Exception as error:  # templates may raise anything
             raise a.end(Stop.env_fault, describe("chat.open", error)) from error
+        finally:
+            a.waiting.pop(a.key, None)
 
     async def sample(
         self,
