@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import gc
+import threading
 
 import pytest
 
@@ -14,6 +15,42 @@ def test_what_was_there_is_set_aside_and_given_back():
         assert gc.get_threshold()[0] == YOUNG and gc.get_freeze_count() > 10_000
         raise KeyError
     assert gc.get_threshold() == before and gc.get_freeze_count() == frozen
+
+
+def test_runs_in_two_threads_give_back_what_was_before_the_first():
+    before = gc.get_threshold()
+    entered, leave = threading.Event(), threading.Event()
+
+    def other():
+        with short_pauses():
+            entered.set()
+            leave.wait(60)
+
+    thread = threading.Thread(target=other)
+    with short_pauses():
+        thread.start()
+        assert entered.wait(60)
+    assert gc.get_freeze_count() > 10_000 and gc.get_threshold()[0] == YOUNG, "the other run is still under way"
+    leave.set()
+    thread.join()
+    assert gc.get_threshold() == before and gc.get_freeze_count() == 0
+
+
+def test_what_the_program_around_has_set_stays():
+    before = gc.get_threshold()
+    try:
+        gc.freeze()
+        frozen = gc.get_freeze_count()
+        gc.set_threshold(0, 7, 8)
+        with short_pauses():
+            assert gc.get_threshold() == (0, 7, 8), "never collecting is never collecting"
+        assert gc.get_freeze_count() >= frozen - 1000, "what somebody else set aside stays aside"
+        gc.set_threshold(50_000, 10, 10)
+        with short_pauses():
+            assert gc.get_threshold()[0] == 50_000
+    finally:
+        gc.unfreeze()
+        gc.set_threshold(*before)
 
 
 def test_records_of_play_are_not_the_collectors_business():

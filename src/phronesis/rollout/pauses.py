@@ -8,6 +8,7 @@ cannot be part of a cycle, so they are made without a collector's header (``gc=F
 from __future__ import annotations
 
 import gc
+import threading
 from collections.abc import Generator
 from contextlib import contextmanager
 
@@ -15,17 +16,43 @@ YOUNG = 5000
 """New objects between two collections of the youngest; Python's own 700 is for programs that hold less."""
 
 
+class _Held:
+    """What the process had before the first of all runs that are under way in it, in whatever thread."""
+
+    def __init__(self) -> None:
+        """None is under way."""
+        self.lock = threading.Lock()
+        self.runs = 0
+        self.thresholds = gc.get_threshold()
+        self.froze = False
+
+
+_HELD = _Held()
+
+
 @contextmanager
 def short_pauses() -> Generator[None]:
-    """Sets aside every object there is now, and collects less often; afterwards all is as before.
+    """Sets aside every object there is now, and collects less often; after the last of several runs at once all is as before.
+
+    What the program around has set aside itself stays so, and then nothing else is. A threshold that is higher already stays,
+    also 0, which means never.
 
     Cycles among the objects set aside are not found in the meantime. Reference counts free everything else as usual.
     """
-    gc.freeze()
-    before = gc.get_threshold()
-    gc.set_threshold(YOUNG, 10, 10)
+    with _HELD.lock:
+        _HELD.runs += 1
+        if _HELD.runs == 1:
+            _HELD.thresholds, _HELD.froze = gc.get_threshold(), not gc.get_freeze_count()
+            young, *older = _HELD.thresholds
+            gc.set_threshold(max(young, YOUNG) if young else 0, *older)
+        if _HELD.froze:
+            gc.freeze()
     try:
         yield
     finally:
-        gc.set_threshold(*before)
-        gc.unfreeze()
+        with _HELD.lock:
+            _HELD.runs -= 1
+            if _HELD.runs == 0:
+                gc.set_threshold(*_HELD.thresholds)
+                if _HELD.froze:
+                    gc.unfreeze()
