@@ -162,14 +162,17 @@ class FamilyFormat(ABC):
         None when the template writes into that message, as Llama 3.1 does with tools.
         """
         key = msgspec.json.encode((system, tools))
-        if key not in self._heads:
-            asked = say("user", "?")
-            text, block = self.template.text([*system, asked], tools, generation=False), self._others([asked])
-            before = text.removesuffix(block)
-            if len(self._heads) >= _OPENED:
-                self._heads.clear()
-            self._heads[key] = _Head(before, self.template.encode(before)) if text.endswith(block) else None
-        return self._heads[key]
+        known = self._heads.get(key, _NO_HEAD)  # looked up once, since `open` is called in two threads
+        if known is not _NO_HEAD:
+            return known
+        asked = say("user", "?")
+        text, block = self.template.text([*system, asked], tools, generation=False), self._others([asked])
+        before = text.removesuffix(block)
+        head = _Head(before, self.template.encode(before)) if text.endswith(block) else None
+        if len(self._heads) >= _OPENED:
+            self._heads.clear()
+        self._heads[key] = head
+        return head
 
     def extend(
         self, history: Sequence[Message], tools: Sequence[ToolSpec], completion: Sequence[int], new: Sequence[Message]
