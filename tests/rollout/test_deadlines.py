@@ -61,11 +61,11 @@ def test_an_agent_busy_with_itself_hangs():
 def test_an_agent_that_waits_for_the_world_does_not_hang():
     class Slow(Walk):
         async def step(self, action):
-            await asyncio.sleep(0.05)
+            await asyncio.sleep(0.25)
             return await super().step(action)
 
-    episode = played(stage_of(Slow, policy_of(*[thinking(None, "on")] * 3), agent_seconds=0.03))
-    assert episode.stop is Stop.completed and len(episode.turns) == 3, "more than .15 s in all"
+    episode = played(stage_of(Slow, policy_of(*[thinking(None, "on")] * 3), agent_seconds=0.6))
+    assert episode.stop is Stop.completed and len(episode.turns) == 3, "more than .75 s in all"
 
 
 def test_one_branch_that_waits_for_the_world_is_enough():
