@@ -12,6 +12,7 @@ from sampled_groups import full_logp, make_decoder, make_group
 from tiny_jobs import Stopped, config, essence, stop_at
 
 from phronesis.data.traces import Trace
+from phronesis.envs import registry
 from phronesis.errors import CheckpointError, ConfigError
 from phronesis.losses import GeometricReject, GKDLoss, LossConfig, SDPOLoss, TokenMean, VESPOLoss
 from phronesis.losses.distillation.distributions import jensen_shannon, sdpo, top_and_tail
@@ -217,7 +218,7 @@ def test_what_cannot_go_together(tmp_path: Path, decoder):
     with pytest.raises(ConfigError, match="needs a teacher"):
         DistilLesson(teacher="")
     with pytest.raises(CheckpointError):
-        job.check(presets.apply("gkd", base, teacher=str(tmp_path)), job.registry.get(base.env.name, {}))
+        job.check(presets.apply("gkd", base, teacher=str(tmp_path)), registry.get(base.env.name, {}))
     taught = presets.apply("sdpo", base)
     assert lint.lint(taught) == []
     plain = replace(taught, learner=replace(taught.learner, loss=LossConfig(aggregation=TokenMean())))
