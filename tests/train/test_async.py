@@ -28,6 +28,7 @@ from phronesis.env import EnvSpec
 from phronesis.errors import AllFaulted, ConfigError, RunFolderError
 from phronesis.reason.players.arpo import ARPOPlayer
 from phronesis.records import EpisodeGroup, Task
+from phronesis.rollout.pace import Pace
 from phronesis.store import Run
 from phronesis.store.index import Where
 from phronesis.train import checkpoint, job
@@ -107,6 +108,24 @@ def test_at_staleness_0_it_is_the_synchronous_run_to_the_bit(tmp_path):
     assert consumed(tmp_path / "overlapped") == [[0, 1], [2, 3], [4, 5], [6, 7]]
     with Run.open(tmp_path / "overlapped") as run:
         assert [v for _, v in run.curve("age/max")] == [0.0] * 4
+
+
+def test_whose_turn_it_is_changes_no_bit(tmp_path, monkeypatch):
+    """Work of the event loop is put off by the clock (`rollout.pace`), so that requests come in another order every time."""
+    job.run(config(), tmp_path / "as it comes")
+    chance, put_off = random.Random(), []
+
+    async def turn(self):
+        put_off.append(chance.randrange(6))
+        for _ in range(put_off[-1]):
+            await asyncio.sleep(0)
+
+    monkeypatch.setattr(Pace, "turn", turn)
+    for name, asynchrony in (("put off", None), ("put off and overlapped", AsyncConfig(staleness=0))):
+        job.run(config(asynchrony=asynchrony), tmp_path / name)
+        assert len(put_off) > 100
+        one, other = (essence(tmp_path / n, 4) for n in ("as it comes", name))
+        assert one["weights"] == other["weights"] and one["episodes"] == other["episodes"]
 
 
 def test_every_token_is_of_the_weights_its_record_names(tmp_path):
