@@ -11,7 +11,8 @@ import logging
 import mmap
 import os
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -140,40 +141,50 @@ class GroupLearner:
         beginning = wire.Beginning(model=self.decoder.config, learner=self.config, method=self.group.method)
         named = dict(self.decoder.named_parameters())
         if ranks.shares_memory:
-            path = self._share()
-            self._layout.pack_into(memoryview(self._shared or b""), named, 0)
-            try:
+            with self._shared_file() as path:
+                self._layout.pack_into(memoryview(self._shared or b""), named, 0)
                 ranks.ask("begin", msgspec.msgpack.encode(replace(beginning, shared=str(path))))
-            finally:
-                path.unlink()  # the memory lives as long as somebody has it open, and no longer
         else:
             ranks.ask("begin", msgspec.msgpack.encode(replace(beginning, weights=bytes(bucket.pack(named, 0)))))
         if self._given is not None:
             ranks.ask("restore", wire.to_bytes(self._given))
             self._given = None
 
-    def _share(self) -> Path:
-        """Memory for the weights, as a file that the processes open."""
-        folders = [folder for folder in (Path("/dev/shm"), Path(tempfile.gettempdir())) if folder.is_dir()]
-        found = next(filter(None, (self._share_in(folder) for folder in folders)), None)
-        if found is None:
-            raise RankFailed(
-                f"no room to share {self._layout.nbytes} bytes of weights with the learner group in any of "
-                f"{', '.join(map(repr, map(str, folders)))}; free some, or set TMPDIR to a folder with room"
-            )
-        return found
+    @contextmanager
+    def _shared_file(self) -> Generator[Path]:
+        """Memory for the weights, as a file that the processes open while this lasts; it lives as long as somebody has it open.
 
-    def _share_in(self, folder: Path) -> Path | None:
-        handle, name = tempfile.mkstemp(prefix="phronesis-weights-", dir=folder)
+        Raises:
+            RankFailed: there is no room.
+        """
+        handle, path, named = _nameless()
         try:
             if hasattr(os, "posix_fallocate"):
                 os.posix_fallocate(handle, 0, self._layout.nbytes)  # a full disk is found here, not when it is written
             else:
                 os.ftruncate(handle, self._layout.nbytes)
             self._shared = mmap.mmap(handle, self._layout.nbytes)
-        except OSError:
-            Path(name).unlink()
-            return None
+        except OSError as error:
+            os.close(handle)
+            if named:
+                path.unlink()
+            raise RankFailed(
+                f"no room to share {self._layout.nbytes} bytes of weights with the learner group ({error}); free some memory"
+                + (f" in {str(path.parent)!r}, or set TMPDIR to a folder with room" if named else "")
+            ) from error
+        try:
+            yield path
         finally:
             os.close(handle)
-        return Path(name)
+            if named:
+                path.unlink()
+
+
+def _nameless() -> tuple[int, Path, bool]:
+    """An empty file in memory: handle, a path by which other processes of this user open it, and whether it has a name that
+    must be taken away. Linux needs none, so that nothing is left however and whenever this process is killed."""
+    if hasattr(os, "memfd_create") and Path("/proc/self/fd").is_dir():
+        handle = os.memfd_create("phronesis-weights")
+        return handle, Path(f"/proc/{os.getpid()}/fd/{handle}"), False
+    handle, name = tempfile.mkstemp(prefix="phronesis-weights-")
+    return handle, Path(name), True
