@@ -73,12 +73,13 @@ def test_bandit(tmp_path, seed):
 
 
 @pytest.mark.parametrize("seed", [0, 1, 2])
-def test_copy_while_playing_goes_on(tmp_path, seed):
-    """The same with batches of up to two updates older weights, whose ratio refers to what the sampler recorded."""
-    config = lesson("copy", seed, steps=48, lr=3e-3, shown=SHORT)
+def test_bandit_while_playing_goes_on(tmp_path, seed):
+    """The same with batches of up to two updates older weights, whose ratio refers to what the sampler recorded. Which weights
+    these are depends on the machine, so that no two runs are alike: twice the steps, and the last third counts."""
+    config = lesson("bandit", seed, steps=36, lr=4e-3, shown=BANDIT)
     config = replace(config, asynchrony=AsyncConfig(staleness=2), learner=replace(config.learner, old="sampler"))
     curve = rewards(config, tmp_path / "run")
-    assert curve[0] < 0.75 and fmean(curve[-12:]) > 0.85
+    assert curve[0] < 0.7 and fmean(curve[-12:]) > 0.9
     with Run.open(tmp_path / "run") as run:
         assert fmean(v for _, v in run.curve("age/mean")) > 0.5
 
