@@ -80,6 +80,17 @@ def test_nothing_open_gives_nothing_and_is_not_the_end():
     assert names(mixed.draw(2)) == "bb"
 
 
+def test_one_group_finds_out_whether_a_source_works_again():
+    """One task of it at each draw while others can be drawn; all that are asked for where nothing else can."""
+    away = set("a")
+    mixed = Mixture({x: Counting(x) for x in "ab"}, Shares({"a": 3, "b": 1}), probes=lambda name: name in away)
+    assert [names(mixed.draw(4)) for _ in range(2)] == ["abbb", "abbb"]
+    away.clear()
+    assert names(mixed.draw(8)).count("a") == 6
+    alone = Mixture({"a": Counting("a")}, Shares({"a": 1}), probes=lambda name: True)
+    assert names(alone.draw(3)) == "aaa"
+
+
 def test_a_source_that_runs_dry_leaves_the_rest_to_the_others():
     mixed = mixture({"a": 1, "b": 1}, a=3)
     assert names(mixed.draw(10)) == "ababab" + "bbbb"

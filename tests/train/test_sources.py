@@ -15,9 +15,12 @@ from test_async import NOTHING, OWN, consumed
 from tiny_jobs import Stopped, config, essence, events, stop_at
 
 from phronesis.credit import GiGPOCredit, TrajectoryCredit
+from phronesis.env import EnvSpec
 from phronesis.errors import ConfigError
 from phronesis.records import Component, Reward, Stop
+from phronesis.rollout.breaker import BreakerConfig
 from phronesis.rollout.limits import Limits
+from phronesis.rollout.retries import RetryConfig
 from phronesis.store import Run
 from phronesis.store.index import Where
 from phronesis.train import job, worlds
@@ -40,8 +43,8 @@ class Fixed:
         ]
 
 
-def paced(seconds: float, dead: bool = False):
-    """The copy lesson at a given pace, or one that is always down."""
+def paced(seconds: float):
+    """The copy lesson at a given pace."""
     spec = lessons.copy()
 
     def make():
@@ -50,8 +53,6 @@ def paced(seconds: float, dead: bool = False):
 
         async def go_on(action):
             await asyncio.sleep(seconds)
-            if dead:
-                raise ConnectionError("the service is down")
             return await step(action)
 
         env.step = go_on
@@ -190,6 +191,62 @@ def test_shares_hold_to_two_points_when_one_source_is_ten_times_slower(tmp_path)
         for name, share in (("quick", 0.5), ("usual", 0.3), ("slow", 0.2)):
             assert abs(stretch.count(name) / len(stretch) - share) < 0.02, (name, Counter(stretch))
     assert len(learned) == 200
+
+
+class Service:
+    """Whether the service of a source answers, for everybody in this process."""
+
+    failure = ""
+
+
+def served() -> EnvSpec:
+    """The copy lesson behind the service."""
+    spec = lessons.copy()
+
+    def make():
+        env = spec.make()
+        step = env.step
+
+        async def go_on(action):
+            if Service.failure == "raises":
+                raise ConnectionError("the service is down")
+            if Service.failure == "hangs":
+                await asyncio.Event().wait()
+            return await step(action)
+
+        env.step = go_on
+        return env
+
+    return replace_data(spec, make=make)
+
+
+@pytest.mark.parametrize("asynchrony", [None, AsyncConfig(staleness=2, lead=None)])
+@pytest.mark.parametrize(("failure", "worked"), [("raises", False), ("raises", True), ("hangs", True)])
+def test_a_source_that_dies_leaves_the_others_their_shares(tmp_path, monkeypatch, asynchrony, failure, worked):
+    """From the start or in the middle, 5 : 3 stays 5 : 3 to two points over the run, which ends; the few groups that
+    find the source dead are stored, count as lost, and have no reward."""
+    monkeypatch.setattr(Service, "failure", "" if worked else failure)
+
+    def listen(progress):
+        if (progress.phase, progress.done) == ("train", 2):
+            Service.failure = failure
+
+    impatient = BreakerConfig(streak=3, seconds=0.2, park_seconds=0.05)
+    base = three(0.0, 40, asynchrony=asynchrony, retry=RetryConfig(seconds=0.001, cap_seconds=0.002, breaker=impatient))
+    dying = replace(
+        base.sources["slow"], env=EnvChoice(name="test_sources:served"), limits=Limits(max_turns=2, env_seconds=0.1)
+    )
+    job.run(replace(base, sources=base.sources | {"slow": dying}), tmp_path / "run", listener=listen)
+    with Run.open(tmp_path / "run") as run:
+        env = {e.id: e.task.env for e in run.episodes(Where(kind="train"))}
+        faults = [e for e in run.episodes(Where(kind="train")) if e.stop.is_fault]
+        lost = sum(v for _, v in run.curve("retries/lost"))
+        used = [v for name in ("quick", "usual", "slow") for _, v in run.curve(f"source/{name}/groups")]
+    alive = [name for id, name in env.items() if id.endswith("-0") and name != "slow"]
+    assert abs(alive.count("quick") / len(alive) - 5 / 8) < 0.02
+    assert sum(used) == 200, "no group is lost on the way"
+    assert {e.task.env for e in faults} == {"slow"} and len(faults) == lost > 0
+    assert len(alive) > 150 and all(e.reward is None for e in faults)
 
 
 def test_shares_are_changed_while_the_run_goes_on(tmp_path):

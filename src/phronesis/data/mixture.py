@@ -21,6 +21,10 @@ def _open(name: str) -> bool:
     return True
 
 
+def _known(name: str) -> bool:
+    return False
+
+
 class Shares:
     """Whose turn it is. Pure bookkeeping: smooth weighted round robin.
 
@@ -86,15 +90,23 @@ class Shares:
 class Mixture:
     """A task source made of others."""
 
-    def __init__(self, sources: Mapping[str, TaskSource], shares: Shares, may: Callable[[str], bool] = _open):
+    def __init__(
+        self,
+        sources: Mapping[str, TaskSource],
+        shares: Shares,
+        may: Callable[[str], bool] = _open,
+        probes: Callable[[str], bool] = _known,
+    ):
         """A mixture that has drawn nothing.
 
         Args:
             sources: by name; the tasks of each carry its name as `Task.env`.
             shares: of the same names.
             may: whether a source may be drawn from now, e.g. because it is not known to be down.
+            probes: whether the next group of a source that may be drawn from only finds out whether it works again. One is
+                drawn at once, and more where there is nothing else to draw.
         """
-        self.sources, self.shares, self.may = dict(sources), shares, may
+        self.sources, self.shares, self.may, self.probes = dict(sources), shares, may, probes
         self.drawn = dict.fromkeys(self.sources, 0)
         """Tasks drawn so far, by source."""
         self.asked = ""
@@ -104,10 +116,14 @@ class Mixture:
     def draw(self, n: int) -> Sequence[Task]:
         """The next tasks; fewer than `n` when no source may be drawn from any more."""
         found: list[Task] = []
+        probed = set[str]()
         while len(found) < n:
-            name = self.shares.pick(lambda name: name not in self._dry and self.may(name))
+            open_now = {name for name in self.sources if name not in self._dry and self.may(name)}
+            name = self.shares.pick((open_now - probed).__contains__) or self.shares.pick(open_now.__contains__)
             if name is None:
                 break
+            if self.probes(name):
+                probed.add(name)
             task = self.sources[name].draw(1)
             if not task:
                 self._dry.add(name)

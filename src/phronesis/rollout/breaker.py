@@ -255,9 +255,14 @@ class Breakers:
         """Whether a group of this environment may begin now: it, its rubric and the policy are not left alone."""
         return all(b.allows() for name, b in self._breakers.items() if name in (source, rubric_of(source), POLICY))
 
+    def probes(self, source: str) -> bool:
+        """Whether a group of this environment that begins now is a probe: it, its rubric or the policy was left alone. Who draws
+        tasks for many groups at once asks, so that one probe is drawn and not many."""
+        shut = [b for name, b in self._breakers.items() if name in (source, rubric_of(source), POLICY)]
+        return any(b.state is not State.closed for b in shut)
+
     def begin(self, source: str, group: str) -> None:
-        """A group of this environment begins, as its probe where it is one. Play says so itself; who draws tasks for many
-        groups at once says it earlier, so that one probe is drawn and not many."""
+        """A group begins at a source, as its probe where it is one."""
         self._change(source, lambda b: b.begin(group))
 
     @contextmanager

@@ -67,7 +67,7 @@ async def check_context(stage: Stage, task: Task, seed: int) -> None:
     Raises:
         ConfigError: no id would fit behind the prompt.
     """
-    look, limit = _Look(), stage.limits.context
+    look, limit = _Look(), stage.limits_of(task).context
     await play(replace_data(stage, agent=look), Ticket(id="look", task=task, seed=stream(seed, "look")))
     if limit is not None and look.room is not None and look.room <= 0:
         raise ConfigError(
@@ -84,7 +84,7 @@ class RunState:
         self.folder = writer.layout.checkpoints
         self.hash = config_hash(config)
         self.retries = retries_of(config, writer)
-        self.source = worlds.tasks(config, spec, self.retries.breakers.allows)
+        self.source = worlds.tasks(config, spec, self.retries.breakers)
         self.credit = worlds.rule(config)
         self.player = players.build(config.player)
         self.buffer = None if config.asynchrony is None else Buffer.of(config.groups, config.asynchrony)
@@ -121,8 +121,9 @@ class RunState:
         given = self.config.model.path is not None
         adapters = self._adapt(decoder) if given else None
         policy = seat(self.config, tokenizer, decoder, adapters=adapters, fleet=self.fleet)
-        first = SpecTasks(self.spec, "train", self.config.seed).draw(1)[0]
-        await check_context(policy.stage(self.spec, self.config, self.config.sampling), first, self.config.seed)
+        stage = policy.stage(self.spec, self.config, self.config.sampling)
+        for part in self.spec.parts.values() or (self.spec,):
+            await check_context(stage, SpecTasks(part, "train", self.config.seed).draw(1)[0], self.config.seed)
         self._keep_tokenizer(tokenizer)
         self.timing.took("make", began)
         if shown.conversations:

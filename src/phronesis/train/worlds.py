@@ -5,7 +5,6 @@ A run with one environment is the plain case, and what it gets here is what it n
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 
 from phronesis import credit
@@ -19,6 +18,7 @@ from phronesis.envs.demonstrations import imperfect, with_demonstrations
 from phronesis.envs.mixture import mix
 from phronesis.envs.trouble import troubled
 from phronesis.errors import ConfigError
+from phronesis.rollout.breaker import Breakers
 from phronesis.rollout.gates import Gates
 from phronesis.train.config import RunConfig
 from phronesis.train.sources import SourceConfig
@@ -51,13 +51,13 @@ def training(config: RunConfig, spec: EnvSpec) -> EnvSpec:
     return replace(spec, parts={n: troubled(part, slow[n]) if n in slow else part for n, part in spec.parts.items()})
 
 
-def tasks(config: RunConfig, spec: EnvSpec, may: Callable[[str], bool] | None = None) -> TaskSource:
+def tasks(config: RunConfig, spec: EnvSpec, breakers: Breakers | None = None) -> TaskSource:
     """The order in which training tasks come.
 
     Args:
         config: the run's settings.
         spec: what `world` made of them, or the environment at hand.
-        may: whether a source may be drawn from now; None always.
+        breakers: say which sources may be drawn from now; None draws from all.
 
     Raises:
         ConfigError: an order the environment does not allow.
@@ -66,7 +66,7 @@ def tasks(config: RunConfig, spec: EnvSpec, may: Callable[[str], bool] | None = 
         return config.tasks.source(spec, "train", config.seed)
     orders = {name: source.tasks.source(spec.parts[name], "train", config.seed) for name, source in config.sources.items()}
     shares = Shares({name: source.share for name, source in config.sources.items()})
-    return Mixture(orders, shares) if may is None else Mixture(orders, shares, may)
+    return Mixture(orders, shares) if breakers is None else Mixture(orders, shares, breakers.allows, breakers.probes)
 
 
 def rule(config: RunConfig) -> CreditRule:
