@@ -129,7 +129,8 @@ class Play:
 
 async def checked(stage: Stage, tasks: Sequence[Task], play: Play) -> tuple[EvalSummary, list[Episode]]:
     """The evaluation, refused where the context has no room for an answer."""
-    await check_context(stage, tasks[0], play.seed)
+    for task in {task.env: task for task in reversed(tasks)}.values():  # the first of every environment
+        await check_context(stage, task, play.seed)
     return await evaluate(
         stage, tasks, seed=play.seed, name=play.name, samples=play.samples, concurrency=play.concurrency, on_episode=play.told
     )
@@ -145,6 +146,9 @@ def render(summary: EvalSummary, env: str, who: str) -> str:
     ]
     if not summary.mean_turns:
         lines.append(f"no turn was played: every episode of {env} was over with its opening")
+    if summary.by_source:
+        rows = [[name, f"{share:.1%}", str(n)] for name, (share, n) in summary.by_source.items()]
+        lines += ["", table(rows, ["source", "success", "episodes"])]
     if summary.by_difficulty:
         rows = [[level, f"{share:.1%}", str(n)] for level, (share, n) in summary.by_difficulty.items()]
         lines += ["", table(rows, ["difficulty", "success", "episodes"])]

@@ -59,7 +59,7 @@ def gateway(
         raise ConfigError(f"{str(folder)!r} holds a run already; add to it with --resume, or name another folder with --out")
     player = take(source, config, step)
     setup(as_json=as_json or None)
-    marks = {player.spec.name: player.spec.success}
+    marks = {spec.name: spec.success for spec in player.spec.parts.values() or (player.spec,)}
     with Run.create(folder, config, resume=resume, success=marks) as writer, Watchdog(folder, "gateway") as watchdog:
 
         def ready(address: str) -> None:

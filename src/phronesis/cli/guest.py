@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from dataclasses import replace as replace_data
 from pathlib import Path
 
 from msgspec.structs import replace
@@ -14,14 +15,14 @@ from phronesis.config import load
 from phronesis.engine.endpoint import Endpoint, EndpointConfig
 from phronesis.engine.endpoints import connect, parse
 from phronesis.env import EnvSpec
-from phronesis.envs import registry
 from phronesis.errors import ConfigError
 from phronesis.reason.react import ReAct
 from phronesis.records import Episode, Usage, total
-from phronesis.rollout.limits import Sampling
+from phronesis.rollout.limits import Limits, Sampling
 from phronesis.rollout.messages import message_stage
 from phronesis.rollout.play import Stage
 from phronesis.train.config import RunConfig
+from phronesis.train.worlds import world
 
 PREFIX = "endpoint."
 """Begins the settings that are the endpoint's."""
@@ -40,7 +41,9 @@ class Guest:
 
     def stage(self, sampling: Sampling) -> Stage:
         """Everything an episode needs besides its task and seed."""
-        return message_stage(self.spec, self.policy, ReAct(), limits=self.config.limits, sampling=sampling)
+        own = {name: source.limits for name, source in self.config.sources.items() if source.limits is not None}
+        stage = message_stage(self.spec, self.policy, ReAct(), limits=self.config.limits, sampling=sampling)
+        return replace_data(stage, own_limits=own)
 
 
 def endpoint(source: str) -> EndpointConfig | None:
@@ -63,8 +66,7 @@ def invite(named: EndpointConfig, changes: Sequence[str], like: Path | None) -> 
     ours = [change for change in changes if not change.startswith(PREFIX)]
     base = RunConfig(name="endpoint") if like is None else _free(stored(like))
     config = load(RunConfig, overrides=ours, base=base)
-    spec = registry.get(config.env.name, config.env.args)
-    return Guest(config=config, spec=spec, policy=connect(load(EndpointConfig, overrides=theirs, base=named)))
+    return Guest(config=config, spec=world(config), policy=connect(load(EndpointConfig, overrides=theirs, base=named)))
 
 
 def refuse_strays(changes: Sequence[str], like: Path | None) -> None:
@@ -104,8 +106,13 @@ def money(amount: float | None) -> str:
 
 def _free(config: RunConfig) -> RunConfig:
     """A run's settings without limits on ids, which an endpoint keeps for itself."""
-    limits = config.limits
-    if limits.context is not None or limits.thought_tokens is not None:
-        warn("limits.context and limits.thought_tokens of the run are left out: an endpoint that takes messages keeps its own")
-        return replace(config, limits=replace(limits, context=None, thought_tokens=None))
-    return config
+    own = {name: source.limits for name, source in config.sources.items() if source.limits is not None}
+    if all(limits.context is None and limits.thought_tokens is None for limits in (config.limits, *own.values())):
+        return config
+    warn("limits.context and limits.thought_tokens of the run are left out: an endpoint that takes messages keeps its own")
+
+    def free(limits: Limits) -> Limits:
+        return replace(limits, context=None, thought_tokens=None)
+
+    sources = {n: s if s.limits is None else replace(s, limits=free(s.limits)) for n, s in config.sources.items()}
+    return replace(config, limits=free(config.limits), sources=sources)

@@ -75,6 +75,7 @@ def mix(parts: Mapping[str, EnvSpec], name: str = NAME) -> EnvSpec:
         chance_reward=_mean([s.chance_reward for s in order]),
         max_turns=max(s.max_turns for s in order),
         demonstrate=_demonstrate(order),
+        hint=_hint(own),
         parts=own,
     )
 
@@ -115,6 +116,12 @@ def _sizes(order: Sequence[EnvSpec]) -> dict[str, int | None]:
 def _mean(values: Sequence[float | None]) -> float | None:
     known = [v for v in values if v is not None]
     return fmean(known) if len(known) == len(values) else None
+
+
+def _hint(parts: Mapping[str, EnvSpec]) -> Callable[[Task], str] | None:
+    """What the task's own part tells; None where one of them tells nothing."""
+    told = {name: spec.hint for name, spec in parts.items() if spec.hint is not None}
+    return (lambda task: told[task.env](task)) if len(told) == len(parts) else None
 
 
 def _demonstrate(order: Sequence[EnvSpec]) -> Callable[[int, int], Awaitable[Conversation]] | None:

@@ -127,23 +127,23 @@ async def evaluate_swapped(
     episodes: Sequence[Episode],
     *,
     name: str,
-    concurrency: int = 256,
+    concurrency: int | Gates = 256,
     on_episode: Callable[[Episode], None] | None = None,
 ) -> tuple[EvalSummary, list[Episode]]:
-    """Plays finished episodes again, each with the thoughts of another one of the same difficulty (see `donors`).
+    """Plays finished episodes again, each with the thoughts of another one of its environment and difficulty (see `donors`).
 
     Task, environment seed and policy seeds stay as they were; only the think blocks change hands.
 
     Raises:
         ConfigError: no two episodes can change thoughts.
     """
-    gate = asyncio.Semaphore(concurrency)
+    gates = Gates(concurrency) if isinstance(concurrency, int) else concurrency
 
     async def one(episode: Episode, donor: Episode) -> Episode:
         id = f"{name}-{episode.id}"
         ticket = Ticket(id=id, task=episode.task, seed=episode.seed, group=id)
         swapped = replace(stage, agent=SwappedThoughts(thoughts_of(donor)))
-        played = await tried(stage, ticket, gate, lambda: play(swapped, ticket))
+        played = await tried(stage, ticket, gates.of(ticket.task), lambda: play(swapped, ticket))
         scored = await judge(stage, EpisodeGroup(id=id, task=episode.task, episodes=(played,)))
         if on_episode is not None:
             on_episode(scored.episodes[0])
@@ -157,14 +157,14 @@ async def evaluate_swapped(
 
 
 def donors(episodes: Sequence[Episode]) -> list[tuple[Episode, Episode]]:
-    """Pairs each episode with the next one of its difficulty (cyclically) that attempts another task.
+    """Pairs each episode with the next one of its environment and difficulty (cyclically) that attempts another task.
 
     Episodes with no such partner are left out, and so are faulty ones and ones that never thought.
     """
     pairs: list[tuple[Episode, Episode]] = []
     thinking = [e for e in episodes if not e.stop.is_fault and any(thoughts_of(e))]
-    for level in dict.fromkeys(e.task.difficulty for e in thinking):
-        peers = [e for e in thinking if e.task.difficulty == level]
+    for env, level in dict.fromkeys((e.task.env, e.task.difficulty) for e in thinking):
+        peers = [e for e in thinking if e.task.env == env and e.task.difficulty == level]
         for i, episode in enumerate(peers):
             others = (peers[(i + k) % len(peers)] for k in range(1, len(peers)))
             donor = next((o for o in others if o.task.id != episode.task.id), None)

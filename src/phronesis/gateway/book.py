@@ -169,7 +169,7 @@ class Book:
             stream(self.seed, "episode", name) if seed is None else seed,
             policy=policy,
             chat=self.chat if stage is None else stage.chat,
-            limits=self.limits if stage is None else stage.limits,
+            limits=self.limits if stage is None else stage.limits if task is None else stage.limits_of(task),
             sampling=self.sampling if stage is None else stage.sampling,
             group=group,
             step=step,

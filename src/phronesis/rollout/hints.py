@@ -11,7 +11,7 @@ from dataclasses import replace as replace_data
 from msgspec.structs import replace
 
 from phronesis.chat.format import ChatFormat
-from phronesis.env import Env
+from phronesis.env import Env, EnvSpec
 from phronesis.errors import ConfigError
 from phronesis.records import Episode, Message, Reply, Task, TextPart
 from phronesis.rollout.play import Stage
@@ -65,5 +65,9 @@ class HintedEnv:
 
 def hinted_stage(stage: Stage, hint: Hint) -> Stage:
     """The stage with hints in its openings. Its environments can neither be snapshot nor list legal actions."""
-    make = stage.spec.make
-    return replace_data(stage, spec=replace_data(stage.spec, make=lambda: HintedEnv(make(), hint)))
+
+    def hinted(spec: EnvSpec) -> EnvSpec:
+        parts = {name: hinted(part) for name, part in spec.parts.items()}
+        return replace_data(spec, make=lambda: HintedEnv(spec.make(), hint), parts=parts)
+
+    return replace_data(stage, spec=hinted(stage.spec))

@@ -191,7 +191,7 @@ async def check_world(spec: EnvSpec, task: Task, seed: int, steps: int = 3, seco
         return [replace(r, metrics={}) for r in found]
 
     async def instance() -> list[Reply]:
-        env = spec.make()
+        env = spec.of(task).make()
         try:
             return await replies(env)
         finally:
@@ -207,7 +207,7 @@ async def check_world(spec: EnvSpec, task: Task, seed: int, steps: int = 3, seco
         if one != other:
             where = f"step {k}" if k else "reset"
             raise ConfigError(
-                f"environment {spec.name!r} cannot be played on from inside an episode: its {where} "
+                f"environment {spec.of(task).name!r} cannot be played on from inside an episode: its {where} "
                 "answered otherwise in a fresh instance with the same task and seed; make it a function of them, or set "
                 'player.type = "alone"'
             )

@@ -78,7 +78,7 @@ class Reruns(Asking):
             for one in played:
                 check_replay(cut, one.failure)
             group = EpisodeGroup(id=f"{episode.id}/rerun-{turn}", task=episode.task, episodes=tuple(played))
-            scored = (await score(self.stage.spec, group, self.stage.limits.rubric_seconds)).episodes
+            scored = (await score(self.stage.spec, group, self.stage.limits_of(episode.task).rubric_seconds)).episodes
             rewards += [value_of(e) for e in scored if _counts(e)]
             missing = [i for i, e in zip(missing, scored, strict=True) if not _counts(e)]
             self.faults += len(missing)

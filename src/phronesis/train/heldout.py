@@ -78,7 +78,7 @@ class HeldOut:
             return
         stage = self._stage(policy, 1.0)
         found, _ = await evaluate_swapped(
-            stage, episodes, name=name, concurrency=self.config.concurrency, on_episode=self._counter(name, pairs)
+            stage, episodes, name=name, concurrency=worlds.gates(self.config), on_episode=self._counter(name, pairs)
         )
         self._finish(name, found, began)
         self._told(name, stage)

@@ -126,7 +126,8 @@ def check(config: RunConfig, spec: EnvSpec) -> None:
     if config.evaluation.tasks:
         SpecTasks(spec, "heldout", config.seed)
     if players.build(config.player) is not None:
-        asyncio.run(check_world(spec, SpecTasks(spec, "train", config.seed).draw(1)[0], config.seed))
+        for part in spec.parts.values() or (spec,):
+            asyncio.run(check_world(part, SpecTasks(part, "train", config.seed).draw(1)[0], config.seed))
     rule = worlds.rule(config)
     check_critic(rule, config.critic)
     check_teacher(rule)

@@ -184,5 +184,7 @@ class EARL:
         if not ids:
             return 0.0
         scoring = stage.policy.score((*before, *ids))
-        found = await within(stage.limits.policy_seconds, scoring, PolicyFault, "the policy's score (limits.policy_seconds)")
+        found = await within(
+            stage.limits_of(episode.task).policy_seconds, scoring, PolicyFault, "the policy's score (limits.policy_seconds)"
+        )
         return fsum(found[-len(ids) :])

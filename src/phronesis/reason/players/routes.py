@@ -76,7 +76,9 @@ async def routes(stage: Stage, episode: Episode, gate: Gate) -> tuple[Route, ...
                     "actions; give it tools or `legal()`, or choose another player"
                 )
             await session.reset()
-            actions = await attempt.guard("env.legal", session.env.legal, Stop.env_fault, stage.limits.env_seconds)
+            actions = await attempt.guard(
+                "env.legal", session.env.legal, Stop.env_fault, stage.limits_of(episode.task).env_seconds
+            )
         except EpisodeOver:
             return ()
         finally:

@@ -71,7 +71,7 @@ class Speed:
         first = tuple(await asyncio.gather(*(play_again(stage, t, gate) for t in tickets[:n])))
         group = EpisodeGroup(id=name, task=tickets[0].task, episodes=first)
         judged = await judge(stage, group)
-        passed, sound = sum(value_of(e) >= stage.spec.success for e in judged.valid), len(judged.valid)
+        passed, sound = sum(value_of(e) >= stage.spec.of(group.task).success for e in judged.valid), len(judged.valid)
         self._counts["screened"] += 1
         if not screened(passed, sound):
             why = "dropped_faulted" if sound < 2 else "dropped_solved" if passed else "dropped_failed"

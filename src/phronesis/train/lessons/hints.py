@@ -20,12 +20,12 @@ def hint_of(spec: EnvSpec, key: str, text: str, lesson: str) -> Hint:
     Raises:
         ConfigError: the environment tells nothing, or its tasks have no such fact.
     """
-    if not key and spec.hint is None:
+    silent = [s.name for s in spec.parts.values() or (spec,) if s.hint is None]
+    if not key and silent:
         raise ConfigError(
-            f"lesson {lesson!r} shows the policy what a task's answer is, and environment {spec.name!r} tells nothing: name "
+            f"lesson {lesson!r} shows the policy what a task's answer is, and environment {silent[0]!r} tells nothing: name "
             "the fact of the task's payload in lesson.answer, give EnvSpec.hint, or set lesson=none"
         )
-    told = spec.hint
 
     def hint(task: Task) -> str:
         if key:
@@ -36,9 +36,11 @@ def hint_of(spec: EnvSpec, key: str, text: str, lesson: str) -> Hint:
                 )
             answer = str(task.payload[key])
         else:
+            told = spec.of(task).hint
             assert told is not None  # refused above
             answer = told(task)
         return text.replace("{answer}", answer)
 
-    hint(spec.task("train", 0))
+    for each in spec.parts.values() or (spec,):
+        hint(each.task("train", 0))
     return hint
