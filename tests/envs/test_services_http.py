@@ -6,6 +6,7 @@ import asyncio
 import random
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
+from socket import gethostname
 
 import httpx
 import msgspec
@@ -13,6 +14,7 @@ import pytest
 from served_worlds import counter
 from test_services_play import NAME, served
 
+from phronesis.envs.services import serve, wire
 from phronesis.envs.services.config import token
 from phronesis.envs.services.directory import Directory
 from phronesis.envs.services.identity import Identity, identify
@@ -21,6 +23,7 @@ from phronesis.envs.services.registrar import application, listening
 from phronesis.envs.services.wire import Refused, Registration, encode
 from phronesis.errors import ConfigError, ServiceFault
 from phronesis.serving import serving
+from phronesis.train import services
 
 SOUND = {"name": "a", "url": "http://h:1", "capacity": 1, "identity": {"env": "a"}}
 SESSION = "/sessions/0123456789abcdef"
@@ -47,29 +50,29 @@ def refused(answer: httpx.Response, *statuses: int) -> str:
     return error["code"]
 
 
-@pytest.mark.parametrize(
-    ("change", "named"),
-    [
-        ({"capacity": 0}, "capacity"),
-        ({"capacity": "many"}, "capacity"),
-        ({"capacity": True}, "capacity"),
-        ({"name": ""}, "name"),
-        ({"name": "x" * 300}, "name"),
-        ({"url": "nowhere"}, "no address"),
-        ({"url": "http://a b:1"}, "no address"),
-        ({"url": "http://h:99999"}, "no address"),
-        ({"url": "file:///etc/passwd"}, "no address"),
-        ({"url": 7}, "url"),
-        ({"identity": "mine"}, "identity"),
-        ({"identity": {}}, "env"),
-        ({"abilities": [1]}, "abilities"),
-        ({"surprise": 1}, "surprise"),
-    ],
+IMPOSSIBLE = (
+    ({"capacity": 0}, "capacity"),
+    ({"capacity": "many"}, "capacity"),
+    ({"capacity": True}, "capacity"),
+    ({"name": ""}, "name"),
+    ({"name": "x" * 300}, "name"),
+    ({"url": "nowhere"}, "no address"),
+    ({"url": "http://a b:1"}, "no address"),
+    ({"url": "http://h:99999"}, "no address"),
+    ({"url": "file:///etc/passwd"}, "no address"),
+    ({"url": 7}, "url"),
+    ({"identity": "mine"}, "identity"),
+    ({"identity": {}}, "env"),
+    ({"abilities": [1]}, "abilities"),
+    ({"surprise": 1}, "surprise"),
 )
-async def test_a_registration_that_cannot_be_is_refused_by_field(change: dict[str, object], named: str):
+
+
+async def test_a_registration_that_cannot_be_is_refused_by_field():
     async with both() as (registrar, _, directory):
-        answer = await registrar.post("/services", json=SOUND | change)
-        assert refused(answer, 400) == "invalid_request" and named in answer.text
+        for change, named in IMPOSSIBLE:
+            answer = await registrar.post("/services", json=SOUND | change)
+            assert refused(answer, 400) == "invalid_request" and named in answer.text
         assert directory.services() == []
 
 
@@ -119,6 +122,26 @@ async def test_bodies_that_are_too_large_are_cut_off():
         assert (await service.get("/health")).json()["status"] == "ok"
 
 
+async def test_bodies_that_stop_coming_are_given_up_and_those_that_are_slow_are_not(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(wire, "STALLED", 2.0)
+
+    async def send(pieces: list[bytes], pause: float) -> bytes:
+        reader, writer = await asyncio.open_connection("127.0.0.1", registrar.base_url.port)
+        writer.write(b"POST /services HTTP/1.1\r\nhost: localhost\r\ncontent-length: 12\r\nconnection: close\r\n\r\n")
+        for piece in pieces:
+            writer.write(piece)
+            await asyncio.sleep(pause)
+        answer = await reader.read()
+        writer.close()
+        return answer
+
+    async with both() as (registrar, _, _):
+        stalled = await asyncio.gather(*(send([b"{"], 0) for _ in range(20)))
+        assert all(b" 408 " in answer and b"stopped coming" in answer for answer in stalled)
+        slow = await send([b'{"na', b'me":', b" 0 }"], 0.2)
+        assert b" 400 " in slow and b"invalid_request" in slow
+
+
 async def test_no_body_whatever_brings_either_down():
     source = random.Random(7)
     nested = b"[" * 100_000
@@ -150,6 +173,7 @@ async def test_pages_in_a_browser_and_other_names_of_this_machine_are_refused_wi
         for client in (registrar, service):
             path = "/services" if client is registrar else "/"
             assert refused(await client.get(path, headers={"origin": "https://evil.example"}), 403) == "foreign_origin"
+            assert refused(await client.get(path, headers={"origin": "http://["}), 403) == "foreign_origin"
             assert refused(await client.get(path, headers={"host": "rebound.example"}), 403) == "foreign_origin"
 
 
@@ -219,3 +243,19 @@ def test_addresses():
     for wrong in ("ftp://x", "localhost:80", "http://", "http://a:b", "http://a\n", "http://a/é", ""):
         with pytest.raises(ConfigError, match="no address"):
             address(wrong)
+
+
+def test_a_service_for_this_machine_alone_does_not_register_elsewhere(monkeypatch: pytest.MonkeyPatch):
+    """The run would be told 127.0.0.1, and look for the service on its own machine."""
+    at = "http://127.0.0.1:5"
+    assert serve._reached_at(at, "127.0.0.1", "http://localhost:8600") == at
+    assert serve._reached_at(at, "10.0.0.5", "http://192.0.2.7:8600") == at  # whoever names an address knows
+    assert serve._elsewhere("127.0.0.2", 8600) is False  # also this machine
+    monkeypatch.setattr(serve, "_elsewhere", lambda host, port: host == "192.0.2.7")
+    with pytest.raises(ConfigError, match=r"on another machine and does not reach http://127.0.0.1:5; listen with --host"):
+        serve._reached_at(at, "127.0.0.1", "http://192.0.2.7:8600")
+
+
+def test_a_run_names_itself_where_it_listens_everywhere():
+    assert services._named("http://0.0.0.0:8600") == services._named("http://[::]:8600") == f"http://{gethostname()}:8600"
+    assert services._named("http://10.0.0.5:8600") == "http://10.0.0.5:8600"

@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 import shlex
 from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
+from dataclasses import replace
 
 import msgspec
 import pytest
-from served_worlds import counter, until
+from served_worlds import Counter, counter, until
 
 from phronesis.config import arguments
 from phronesis.env import Admits, Env, EnvSpec, Expert, Legal, Snapshots
@@ -19,6 +20,7 @@ from phronesis.envs.services.env import ServedEnv
 from phronesis.envs.services.identity import Identity, identify
 from phronesis.envs.services.known import State
 from phronesis.envs.services.link import Link
+from phronesis.envs.services.remote import RemoteTasks, about
 from phronesis.envs.services.served import Served, make, served_in
 from phronesis.envs.services.service import Service, tidied
 from phronesis.envs.services.sessions import Sessions
@@ -195,6 +197,53 @@ async def test_an_episode_that_is_given_up_is_closed_there_whatever_it_does():
         assert len(sessions) == 0
 
 
+async def test_a_place_that_was_given_up_while_it_was_taken_is_free_again():
+    """The session is open, its opener is cancelled before it hears of it; kept for half an hour, places would run out."""
+    async with one_service(capacity=1) as (spec, directory, sessions):
+        env = spec.make()
+        admitting = asyncio.create_task(env.admit())
+        while not len(sessions):
+            await asyncio.sleep(0)
+        admitting.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await admitting
+        assert len(sessions) == 0 and directory.services()[0].placed == 0
+
+
+async def test_a_world_that_lets_nobody_cancel_it_is_closed_all_the_same():
+    class Stubborn(Counter):
+        async def step(self, action):
+            while not over.is_set():
+                with suppress(asyncio.CancelledError):
+                    await over.wait()
+
+    over = asyncio.Event()
+    sessions = Sessions(replace(counter(), make=Stubborn), capacity=1, call_seconds=0.1)
+    sessions.open("0123456789abcdef", "run")
+    await sessions.ask("0123456789abcdef", "reset", Call(number=1, task=counter().task("train", 0), seed=1))
+    step = asyncio.create_task(sessions.ask("0123456789abcdef", "step", Call(number=2, action=say("assistant", "x"))))
+    await asyncio.sleep(0.02)
+    await asyncio.wait_for(sessions.close("0123456789abcdef"), 10)
+    assert len(sessions) == 0 and sessions.empty.is_set()
+    over.set()
+    await asyncio.wait([step])
+
+
+async def test_episodes_of_a_run_that_is_no_more_are_closed_together():
+    """One after the other, slow ones would keep the places of all."""
+    together = asyncio.Barrier(3)
+
+    class Slow(Counter):
+        async def close(self):
+            await together.wait()
+
+    sessions = Sessions(replace(counter(), make=Slow), capacity=4)
+    for number, run in enumerate(("gone", "gone", "here", "gone")):
+        sessions.open(f"{number:016}", run)
+    await asyncio.wait_for(sessions.disown("gone"), 10)
+    assert len(sessions) == 1
+
+
 async def test_a_call_that_comes_twice_is_done_once():
     local = counter()
     identity = identify(NAME, {}, local)
@@ -283,6 +332,7 @@ async def test_a_world_whose_code_is_elsewhere_gives_tasks_episodes_and_rewards(
     local = counter()
     async with served(local, identify(NAME, {}, local)) as (at, _):
         spec = await asyncio.to_thread(make, NAME, {}, at=[at], code="there")
+        about_of = await asyncio.to_thread(about, at)
         tasks = await asyncio.to_thread(lambda: [spec.task("train", i) for i in (0, 3, 20, 5, 10**6)])
         assert tasks == [local.task("train", i) for i in (0, 3, 20, 5, 10**6)]
         assert await asyncio.to_thread(spec.task, "heldout", 3) == local.task("heldout", 3) and spec.sizes == local.sizes
@@ -296,6 +346,9 @@ async def test_a_world_whose_code_is_elsewhere_gives_tasks_episodes_and_rewards(
         assert list(await spec.rubric.score(group)) == list(await local.rubric.score(group))
     with pytest.raises(ServiceFault, match="cannot be reached"):
         await spec.rubric.score(group)
+    async with served(local, identify(NAME, {}, local)) as (other, _):
+        asked = RemoteTasks([at, other], about_of)  # the first one is gone
+        assert await asyncio.to_thread(asked, "train", 30) == local.task("train", 30)
 
 
 async def test_a_service_at_a_known_address_that_plays_something_else_is_refused_at_once():

@@ -49,7 +49,8 @@ async def test_a_killed_service_faults_its_episodes_and_the_other_one_plays_on()
         here = [await play(counter().make(), spec, i) for i in range(6)]
         assert await asyncio.gather(*(play(spec.make(), spec, i) for i in range(6))) == here
         await until(lambda: first.state is State.gone)
-        assert directory.services() == [second] and second.state is State.alive
+        assert directory.services() == [second]
+        await until(lambda: second.state is State.alive)
 
 
 async def test_a_world_that_ends_its_process_is_a_service_fault():
@@ -89,7 +90,7 @@ async def test_a_world_that_computes_for_long_is_not_lost():
         seen: list[str] = []
         directory.on_event = lambda kind, service: seen.append(kind)
         assert (await env.step(say("assistant", "compute"))).state_key == "1"  # 3 s; 2 s of silence would be too long
-        assert seen == []
+        assert "gone" not in seen
         await env.close()
 
 

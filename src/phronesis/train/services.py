@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import socket
 from collections.abc import Generator
 from contextlib import AbstractContextManager as Context
 from contextlib import contextmanager, nullcontext, suppress
+from ipaddress import ip_address
+from urllib.parse import urlsplit
 
 from phronesis.env import EnvSpec
 from phronesis.envs.services.config import token
@@ -69,7 +72,8 @@ def registrar(config: RunConfig, spec: EnvSpec, writer: RunWriter) -> Generator[
     with listening(directory, token(), prefer=_port_before(writer)) as address:
         served = served_in(spec)
         names = ", ".join(sorted({s.name for s in served}))
-        said = f"services of {names} register at {address}: phronesis env serve {served[0].identity.words} --register {address}"
+        there = _named(address)
+        said = f"services of {names} register at {there}: phronesis env serve {served[0].identity.words} --register {there}"
         log.info("%s", said)
         writer.event(KIND, said, address=address)
         try:
@@ -87,3 +91,16 @@ def _port_before(writer: RunWriter) -> int | None:
     """The port that services know, in a run that is resumed."""
     known = [str(e.fields["address"]) for e in writer.events() if e.kind == KIND and "address" in e.fields]
     return int(known[-1].rpartition(":")[2]) if known else None
+
+
+def _named(address: str) -> str:
+    """An address as others can use it: one that stands for all of this machine's says its name.
+
+    >>> _named("http://127.0.0.1:8600")
+    'http://127.0.0.1:8600'
+    """
+    parts = urlsplit(address)
+    with suppress(ValueError):
+        if ip_address(parts.hostname or "").is_unspecified:
+            return f"http://{socket.gethostname()}:{parts.port}"
+    return address

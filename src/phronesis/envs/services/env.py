@@ -128,9 +128,18 @@ class ServedEnv:
                 self.directory.failed(service, str(refused))
             raise
         except BaseException:
-            link.close()
+            await self._take_back(link)
             raise
         self._link = link
+
+    async def _take_back(self, link: Link) -> None:
+        """Closes a session that may have been opened, though nobody heard of it; else its place would be lost for long."""
+        try:
+            with suppress(ServiceFault, Refused, TimeoutError):
+                async with asyncio.timeout(LOST_SECONDS):
+                    await link.ask("DELETE", f"/sessions/{self._id}")
+        finally:
+            link.close()
 
     async def _call(self, method: str, type: type[T], **fields: object) -> T:
         service, link = self.service, self._link

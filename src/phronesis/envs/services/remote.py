@@ -60,14 +60,14 @@ def _asked_now(url: str, method: str, path: str, *, value: object = None, type: 
 class RemoteTasks:
     """The tasks of a world, asked for in growing numbers and kept."""
 
-    def __init__(self, url: str, said: About):
+    def __init__(self, urls: Sequence[str], said: About):
         """Asks nothing yet.
 
         Args:
-            url: of a service that has the code.
-            said: what it says of itself.
+            urls: of services that have the code, tried in order.
+            said: what the first one says of itself.
         """
-        self._url, self._said = url, said
+        self._urls, self._said = tuple(urls), said
         self._known: dict[str, list[Task]] = {split: [] for split in said.sizes}
         self._lock = threading.Lock()
 
@@ -76,7 +76,7 @@ class RemoteTasks:
 
         Raises:
             UnknownName: no such split.
-            ConfigError: no such number, or the service cannot be reached.
+            ConfigError: no such number, or no service can be reached.
         """
         if split not in self._known:
             raise UnknownName(f"split of environment {self._said.name!r}", split, self._known)
@@ -92,7 +92,16 @@ class RemoteTasks:
         return known[index]
 
     def _listed(self, asked: Listing) -> list[Task]:
-        return _asked_now(self._url, "POST", "/tasks", value=asked, type=list[Task])
+        for number, url in enumerate(self._urls, 1):
+            try:
+                found = _asked_now(url, "POST", "/tasks", value=asked, type=list[Task])
+            except ConfigError:
+                if number == len(self._urls):
+                    raise
+            else:
+                if found:
+                    return found
+        raise ConfigError(f"no service gives task {asked.start} of split {asked.split!r} of {self._said.name!r}")
 
 
 class RemoteRubric:
@@ -151,7 +160,7 @@ def spec_of(urls: Sequence[str], said: About, make: Callable[[], Env]) -> EnvSpe
     return EnvSpec(
         name=said.name,
         make=make,
-        task=RemoteTasks(urls[0], said),
+        task=RemoteTasks(urls, said),
         rubric=RemoteRubric(urls, said.identity.digest),
         sizes=dict(said.sizes),
         description=said.description,

@@ -99,7 +99,7 @@ async def serve(
             loop = asyncio.get_running_loop()
 
             def disown(run: str) -> None:
-                asyncio.run_coroutine_threadsafe(sessions.disown(run), loop).result()
+                asyncio.run_coroutine_threadsafe(sessions.disown(run), loop)  # heartbeats go on meanwhile
 
             load = sessions.__len__
             announcer = Announcer(config.register, about, load=load, disown=disown, token=token, say=say)
@@ -136,14 +136,23 @@ async def _until(stop: asyncio.Event, announcer: Announcer) -> None:
 
 
 def _reached_at(at: str, host: str, registrar: str) -> str:
-    """Where a run reaches a service that listens on all addresses: by that from which this machine reaches the run."""
+    """Where a run reaches a service that listens on all addresses: by that from which this machine reaches the run.
+
+    Raises:
+        ConfigError: it cannot be found out, or the run is on another machine and the service listens for this one alone.
+    """
+    there = address(registrar)
     try:
         everywhere = ip_address(host).is_unspecified
     except ValueError:
         everywhere = False
     if not everywhere:
+        if host in LOOPBACK and _elsewhere(there.host, there.port):
+            raise ConfigError(
+                f"the run at {registrar} is on another machine and does not reach {at}; listen with --host 0.0.0.0 (and set "
+                f"{TOKEN} on both sides), or say with --url where it reaches this service"
+            )
         return at
-    there = address(registrar)
     port = at.rpartition(":")[2]
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
@@ -155,3 +164,17 @@ def _reached_at(at: str, host: str, registrar: str) -> str:
             f"cannot find out how the run reaches this machine ({error}); say it with --url http://HOST:PORT"
         ) from error
     return f"http://{f'[{own}]' if ':' in own else own}:{port}"
+
+
+def _elsewhere(host: str, port: int) -> bool:
+    """Whether an address is certainly not of this machine: nobody reaches himself from another address than that."""
+    if host in LOOPBACK:
+        return False
+    try:
+        family, kind, *_, there = socket.getaddrinfo(host, port, type=socket.SOCK_DGRAM)[0]
+        with socket.socket(family, kind) as probe:
+            probe.connect(there)  # sends nothing
+            own, other = ip_address(probe.getsockname()[0]), ip_address(probe.getpeername()[0])
+    except (OSError, ValueError):
+        return False  # nobody knows; registering will say
+    return own != other and not other.is_loopback

@@ -138,7 +138,7 @@ class Sessions:
             return
         if session.call is not None and not session.call.done():
             session.call.cancel()
-            await asyncio.wait([session.call])
+            await asyncio.wait([session.call], timeout=self.call_seconds)  # a world may not let itself be cancelled
         if self._open.pop(id, None) is None:
             return
         try:
@@ -161,8 +161,7 @@ class Sessions:
 
     async def disown(self, run: str) -> None:
         """Closes sessions of a run that is no more."""
-        for id in [i for i, s in self._open.items() if s.run == run]:
-            await self.close(id)
+        await asyncio.gather(*(self.close(id) for id, s in list(self._open.items()) if s.run == run))
 
     async def close_all(self) -> None:
         """Closes everything."""

@@ -6,6 +6,7 @@ as the first time, so that no action is ever done twice.
 
 from __future__ import annotations
 
+import asyncio
 import hmac
 import logging
 from collections.abc import Awaitable, Callable
@@ -29,6 +30,8 @@ T = TypeVar("T")
 PACKED, JSON = "application/msgpack", "application/json"
 TOKEN = "PHRONESIS_SERVICES_TOKEN"
 """Environment variable with the secret that runs and services show one another."""
+STALLED = 60.0
+"""Longest pause within a body, in seconds: who sends no more keeps neither the connection nor what came."""
 MOST = 64 * 2**20
 """Largest body of a call, in bytes; snapshots may be large."""
 Name = Annotated[str, Meta(min_length=1, max_length=200)]
@@ -146,14 +149,20 @@ async def read(request: Request, type: type[T], most: int = MOST) -> T:
     """The body of a request.
 
     Raises:
-        Refused: it is too large (413) or something else (400).
+        Refused: it is too large (413), stops coming (408) or is something else (400).
     """
     pieces, size = list[bytes](), 0
-    async for piece in request.stream():
-        pieces.append(piece)
-        size += len(piece)
-        if size > most:
-            raise Refused(413, "too_large", f"the body is larger than {most} bytes")
+    loop = asyncio.get_running_loop()
+    try:
+        async with asyncio.timeout(STALLED) as deadline:
+            async for piece in request.stream():
+                deadline.reschedule(loop.time() + STALLED)
+                pieces.append(piece)
+                size += len(piece)
+                if size > most:
+                    raise Refused(413, "too_large", f"the body is larger than {most} bytes")
+    except TimeoutError as error:
+        raise Refused(408, "stalled", f"the body stopped coming for {STALLED:g} s after {size} bytes") from error
     try:
         return decode(b"".join(pieces) or b"{}", request.headers.get("content-type", JSON), type)
     except (msgspec.DecodeError, UnicodeError, RecursionError, OverflowError) as error:
@@ -168,7 +177,10 @@ def check_token(request: Request, token: str | None) -> None:
     """
     if token is None:
         origin = request.headers.get("origin")
-        hosts = [request.url.hostname, *([] if origin is None else [urlsplit(origin).hostname])]
+        try:
+            hosts = [request.url.hostname, *([] if origin is None else [urlsplit(origin).hostname])]
+        except ValueError:  # no address
+            hosts = [None]
         if any(host not in LOOPBACK for host in hosts):
             raise Refused(403, "foreign_origin", f"without {TOKEN} only programs on this machine are served, by loopback")
         return
