@@ -103,6 +103,7 @@ def test_shares_are_asked_for_and_taken_over_by_a_resumed_run(trained, tmp_path,
         (["letters"], "not SOURCE=SHARE"),
         (["letters=-1"], "at least 0"),
         (["letters=x"], "not SOURCE=SHARE"),
+        (["letters=0", "coins=0"], "at least one must be above 0"),
     ],
 )
 def test_what_cannot_be_asked_for_is_said(trained, capsys, words, why):

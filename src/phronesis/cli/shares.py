@@ -9,6 +9,7 @@ import typer
 
 from phronesis.cli.output import AsJson, examples, new_app, say, say_json, table
 from phronesis.cli.player import stored
+from phronesis.data.mixture import Shares
 from phronesis.errors import ConfigError, UnknownName
 from phronesis.store import Run
 from phronesis.train import steering
@@ -39,9 +40,10 @@ def shares(
     if not config.sources:
         raise ConfigError(f"the run in {str(run)!r} plays one environment, {config.env.name!r}; it has no shares")
     wanted = dict(_read(change, config) for change in changes or [])
-    if wanted:
-        steering.ask(run, wanted)
     found = _found(run, config)
+    if wanted:
+        Shares({name: s["share"] for name, s in found.items()}).change(wanted)  # refuses what the run would refuse
+        steering.ask(run, wanted)
     if as_json:
         say_json({"asked": wanted, "sources": found})
         return
