@@ -256,8 +256,8 @@ class Breakers:
         return all(b.allows() for name, b in self._breakers.items() if name in (source, rubric_of(source), POLICY))
 
     def probes(self, source: str) -> bool:
-        """Whether a group of this environment that begins now is a probe: it, its rubric or the policy was left alone. Who draws
-        tasks for many groups at once asks, so that one probe is drawn and not many."""
+        """Whether a group of this environment that begins now is a probe: it, its rubric or the policy was left alone. Who
+        draws tasks for many groups at once asks, so that one probe is drawn and not many."""
         shut = [b for name, b in self._breakers.items() if name in (source, rubric_of(source), POLICY)]
         return any(b.state is not State.closed for b in shut)
 
