@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import nn
 
+from phronesis.engine.weights import http
 from phronesis.engine.weights.bucket import pack
 from phronesis.engine.weights.http import Receiver, send
 from phronesis.errors import ConfigError, WeightsError
@@ -50,6 +51,21 @@ def test_a_pushed_bucket_is_loaded():
         assert await waiting == 3 and receiver.refused == 0
         told = await client.get(f"{url}/weights", headers={"authorization": f"Bearer {TOKEN}"})
         assert told.json() == {"version": 9, "bytes": receiver.layout.nbytes}
+
+    with_receiver(use)
+
+
+def test_a_sender_that_falls_silent_does_not_keep_others_out(monkeypatch):
+    """As when its machine dies: the connection stays open, and nothing ends it."""
+    monkeypatch.setattr(http, "STALLED", 0.5)
+
+    async def use(receiver, url, client):
+        reader, writer = await asyncio.open_connection("127.0.0.1", int(url.rpartition(":")[2]))
+        head = f"PUT /weights HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {TOKEN}\r\ncontent-length: {len(GOOD)}\r\n\r\n"
+        writer.write(head.encode() + GOOD[:100])
+        assert b" 408 " in await reader.readline()
+        assert await send(client, url, TOKEN, GOOD) == 6 and receiver.refused == 1
+        writer.close()
 
     with_receiver(use)
 

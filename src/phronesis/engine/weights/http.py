@@ -24,6 +24,8 @@ from phronesis.engine.weights.bucket import Bucket, Layout, Memory, Named, load_
 from phronesis.errors import ConfigError, WeightsError
 
 PATH = "/weights"
+STALLED = 60.0
+"""Longest pause within an upload, in seconds: a sender whose machine died says nothing, and would keep all others out."""
 PIECE = 1 << 20
 """Bytes given to the socket at once."""
 
@@ -98,14 +100,19 @@ class Receiver:
     async def _take(self, request: Request) -> Response | None:
         """Reads the body into the room that is free; None when it has become what `load_into` uses."""
         room, at = self._rooms[0], 0
+        loop = asyncio.get_running_loop()
         try:
-            async for piece in request.stream():
-                if at + len(piece) > len(room):
-                    return _refusal(413, f"more than the {len(room)} bytes that were expected")
-                room[at : at + len(piece)] = piece
-                at += len(piece)
+            async with asyncio.timeout(STALLED) as deadline:
+                async for piece in request.stream():
+                    deadline.reschedule(loop.time() + STALLED)
+                    if at + len(piece) > len(room):
+                        return _refusal(413, f"more than the {len(room)} bytes that were expected")
+                    room[at : at + len(piece)] = piece
+                    at += len(piece)
         except ClientDisconnect:
             return _refusal(400, "the sender went away")
+        except TimeoutError:
+            return _refusal(408, f"nothing came for {STALLED:g} s after {at} bytes")
         if at != len(room):
             return _refusal(400, f"{at} bytes came, {len(room)} were expected")
         try:
