@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -13,7 +14,7 @@ from bench.engine import engine
 from bench.group import group
 from bench.learner import learner
 from bench.maths import maths
-from bench.measure import Row, difference, read, table, write
+from bench.measure import QUICK, Row, difference, read, table, write
 from bench.multitask import multitask
 from bench.overlap import overlap
 from bench.push import push
@@ -43,6 +44,9 @@ CASES: dict[str, Callable[[], list[Row]]] = {
 DEFAULT = ("trl-guess", "learner", "engine")
 """Cases of a plain run; the others take longer and are named."""
 
+SMALL = ("crowd", "group", "multitask", "push", "services")
+"""Cases that know `--quick`."""
+
 
 def main(arguments: list[str]) -> None:
     """Command line."""
@@ -55,9 +59,16 @@ def main(arguments: list[str]) -> None:
         return
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
     parser.add_argument("case", nargs="*", help=f"any of {', '.join(CASES)}; none means {', '.join(DEFAULT)}")
-    names: list[str] = parser.parse_args(arguments).case or list(DEFAULT)
+    small = ", ".join(SMALL)
+    parser.add_argument("--quick", action="store_true", help=f"only see that it runs, in seconds, not minutes ({small})")
+    given = parser.parse_args(arguments)
+    names: list[str] = given.case or list(DEFAULT)
     if unknown := [n for n in names if n not in CASES]:
         parser.error(f"unknown case {unknown[0]!r}; known: {', '.join(CASES)}")
+    if given.quick:
+        if large := [n for n in names if n not in SMALL]:
+            parser.error(f"case {large[0]!r} knows no --quick; those that do: {small}")
+        os.environ[QUICK] = "1"
     rows: list[Row] = []
     for name in names:
         print(f"bench: {name} ...", file=sys.stderr, flush=True)

@@ -22,8 +22,15 @@ from msgspec import Struct
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "bench" / "results"
+QUICK = "BENCH_QUICK"
+"""Set in the environment by ``python -m bench --quick``."""
 CORE = int(os.environ.get("BENCH_CORE", "0"))
 """The core both sides run on."""
+
+
+def quick() -> bool:
+    """Whether only to see that everything runs: small sizes, few rounds, figures that mean nothing."""
+    return os.environ.get(QUICK) == "1"
 
 
 class Row(Struct, frozen=True, kw_only=True):

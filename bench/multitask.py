@@ -11,7 +11,7 @@ from __future__ import annotations
 import tempfile
 from pathlib import Path
 
-from bench.measure import ROOT, Row, compare
+from bench.measure import ROOT, Row, compare, quick
 from phronesis.config import load
 from phronesis.store import Run
 from phronesis.train import job
@@ -30,7 +30,7 @@ def settings(*overrides: str) -> RunConfig:
 
 def primed(folder: Path) -> Path:
     """A policy primed once, for both sides."""
-    job.run(settings("steps=0"), folder)
+    job.run(settings("steps=0", *(["prime=none"] if quick() else [])), folder)
     return folder / "checkpoints" / "step-00000000"
 
 
@@ -45,16 +45,17 @@ def seconds(config: RunConfig) -> float:
 
 def multitask() -> list[Row]:
     """The recipe against itself in turns, and at no latency: what the processor alone needs."""
+    rounds, steps = (1, 2) if quick() else (ROUNDS, STEPS)
     with tempfile.TemporaryDirectory() as folder:
         start = primed(Path(folder) / "primed")
-        given = ("prime=none", f"model.path={start}")
+        given = ("prime=none", f"model.path={start}", f"steps={steps}")
         turns, overlapped, busy = list[float](), list[float](), list[float]()
-        for _ in range(ROUNDS):
+        for _ in range(rounds):
             turns.append(seconds(settings(*given, "asynchrony=none")))
             overlapped.append(seconds(settings(*given)))
             plain = [f"sources.{name}.trouble=none" for name in load(RunConfig, [RECIPE]).sources]
             busy.append(seconds(settings(*given, "asynchrony=none", *plain)))
-    what = f"three worlds, {STEPS} steps of 64 episodes, replies after 50-500 ms"
+    what = f"three worlds, {steps} steps of 64 episodes, replies after 50-500 ms"
     return [
         compare("multitask", f"{what}, overlapped", overlapped, turns, unit="s", peer_name="in turns"),
         compare("multitask", f"{what}: the bound, replies at once", busy, overlapped, unit="s", peer_name="overlapped"),

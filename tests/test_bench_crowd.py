@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 
 import pytest
+from bench.__main__ import CASES, SMALL, main
 from bench.crowd.phronesis_side import Crowd, tokenizer
 from bench.crowd.plan import TICK, TURNS, Clock, Ticker, ideal_seconds, waits
 
@@ -42,3 +43,11 @@ def test_simulated_episodes_are_played_and_stored_whole(tmp_path):
     episodes = list(Run.open(tmp_path / "run").episodes())
     assert len(taken) == len(episodes) == 16
     assert all(e.prompt(TURNS - 1)[: len(e.prompt(0))] == e.prompt(0) and e.reward.value == 1.0 for e in episodes)
+
+
+def test_only_cases_that_know_how_run_small(capsys, monkeypatch):
+    monkeypatch.delenv("BENCH_QUICK", raising=False)
+    assert set(SMALL) <= set(CASES)
+    with pytest.raises(SystemExit) as ended:
+        main(["--quick", "crowd", "learner"])
+    assert ended.value.code == 2 and "'learner' knows no --quick" in capsys.readouterr().err
