@@ -14,7 +14,7 @@ from msgspec.structs import replace
 from test_async import NOTHING, OWN, consumed
 from tiny_jobs import Stopped, config, essence, events, stop_at
 
-from phronesis.credit import GiGPOCredit, TrajectoryCredit
+from phronesis.credit import GiGPOCredit, ReinforcePPCredit, TrajectoryCredit
 from phronesis.env import EnvSpec
 from phronesis.errors import ConfigError
 from phronesis.records import Component, Reward, Stop
@@ -279,6 +279,10 @@ def test_shares_are_changed_while_the_run_goes_on(tmp_path):
         ({"sources": {"a/b": SourceConfig(env=EnvChoice(name="guess"))}}, "'/'"),
         ({"sources": {"a": SourceConfig(env=EnvChoice(name="guess"), concurrency=0)}}, "concurrency"),
         ({"sources": {"a": SourceConfig(env=EnvChoice(name="guess"), limits=Limits(max_turns=0))}}, "max_turns"),
+        (
+            {"group_size": 1, "credit": ReinforcePPCredit()},
+            r"sources\.remembering\.credit compares .* sources\.remembering\.credit\.",
+        ),
     ],
 )
 def test_sources_that_cannot_work_are_refused(changes, why):

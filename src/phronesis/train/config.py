@@ -226,6 +226,11 @@ class RunConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         """Refuses sources that cannot work, and what asks for one environment."""
         for name, source in self.sources.items():
             source.validate(name)
+            if self.steps and self.group_size == 1 and source.credit is not None and needs_siblings(source.credit):
+                raise ConfigError(
+                    f"sources.{name}.credit compares an episode with its group, which group_size 1 leaves empty; set "
+                    f"group_size to 2 or more, or sources.{name}.{_without_siblings(source.credit)}"
+                )
         if not any(source.share for source in self.sources.values()):
             raise ConfigError("every source has share 0, so there is nothing to train on; give one of them a share")
         alone = {
