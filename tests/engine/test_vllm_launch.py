@@ -193,3 +193,26 @@ def test_weights_of_the_two_newest_versions_are_kept_until_the_end(tmp_path: Pat
     with contextlib.suppress(FileNotFoundError):
         del own
     assert not root.exists()  # also without being asked
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs Linux: another kernel does not tell a child that its parent died")
+def test_a_command_ends_though_its_guard_was_killed():
+    """As Ray does with the children of a worker that ends."""
+    code = "import os, time; print(os.getpid(), flush=True); time.sleep(300)"
+    guarded = subprocess.Popen(
+        [sys.executable, "-I", guard.__file__, "5", sys.executable, "-c", code],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert guarded.stdin is not None and guarded.stdout is not None
+    command = int(guarded.stdout.readline())
+    guarded.kill()
+    guarded.wait(20)
+    assert guarded.stdout.read() == ""  # the other end is closed when the command is gone
+    with pytest.raises(ProcessLookupError):
+        for _ in range(200):
+            os.kill(command, 0)
+            time.sleep(0.05)
+    guarded.stdin.close()
+    guarded.stdout.close()

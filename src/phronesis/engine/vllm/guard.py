@@ -2,10 +2,12 @@
 
 Usage: ``python guard.py GRACE COMMAND...`` with a pipe for standard input. The pipe closes when the starting process lets go
 of it or dies in any way, SIGKILL included. Then the command gets SIGTERM, and what is left of its process group SIGKILL: GRACE
-seconds later, or two after the command itself is gone. It imports the standard library alone, so that it starts at once.
+seconds later, or two after the command itself is gone. Where this script itself is killed (Ray ends the children of its workers),
+the kernel sends the command SIGTERM. It imports the standard library alone, so that it starts at once.
 """
 
 import contextlib
+import ctypes
 import os
 import signal
 import subprocess
@@ -19,7 +21,7 @@ def main() -> int:
     grace, command = float(sys.argv[1]), sys.argv[2:]
     for number in (signal.SIGINT, signal.SIGHUP, signal.SIGTERM):
         signal.signal(number, _stay)  # the pipe alone decides; ignoring would be inherited by the command
-    child = subprocess.Popen(command, stdin=subprocess.DEVNULL, start_new_session=True, restore_signals=True)
+    child = subprocess.Popen(command, stdin=subprocess.DEVNULL, start_new_session=True, preexec_fn=_end_with_us)
 
     def watch() -> None:
         while os.read(0, 4096):
@@ -39,6 +41,12 @@ def main() -> int:
         time.sleep(0.05)
     _kill(child.pid, signal.SIGKILL)
     return code if code >= 0 else 128 - code
+
+
+def _end_with_us() -> None:
+    """In the command, before it runs: SIGTERM when the thread that started it, our main one, is gone. Linux alone does that."""
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).prctl(1, signal.SIGTERM, 0, 0, 0)  # PR_SET_PDEATHSIG
 
 
 def _stay(number: int, frame: object) -> None:
