@@ -15,12 +15,13 @@ from served_worlds import Counter, counter, until
 from phronesis.config import arguments
 from phronesis.env import Admits, Env, EnvSpec, Expert, Legal, Snapshots
 from phronesis.envs import registry
+from phronesis.envs.services import remote
 from phronesis.envs.services.directory import Directory, using
 from phronesis.envs.services.env import ServedEnv
 from phronesis.envs.services.identity import Identity, identify
 from phronesis.envs.services.known import State
 from phronesis.envs.services.link import Link
-from phronesis.envs.services.remote import RemoteTasks, about
+from phronesis.envs.services.remote import RemoteRubric, RemoteTasks, about
 from phronesis.envs.services.served import Served, make, served_in
 from phronesis.envs.services.service import Service, tidied
 from phronesis.envs.services.sessions import Sessions
@@ -349,6 +350,24 @@ async def test_a_world_whose_code_is_elsewhere_gives_tasks_episodes_and_rewards(
     async with served(local, identify(NAME, {}, local)) as (other, _):
         asked = RemoteTasks([at, other], about_of)  # the first one is gone
         assert await asyncio.to_thread(asked, "train", 30) == local.task("train", 30)
+
+
+async def test_a_service_that_stands_still_does_not_keep_the_others_from_judging(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(remote, "ALIVE_SECONDS", 0.2)
+    over, local = asyncio.Event(), counter()
+
+    async def stand(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await over.wait()
+        writer.close()
+
+    task, identity = local.task("train", 0), identify(NAME, {}, local)
+    group = EpisodeGroup(id="g", task=task, episodes=(Episode(id="e", task=task, seed=1, stop=Stop.completed),))
+    still = await asyncio.start_server(stand, "127.0.0.1", 0)
+    async with still, served(local, identity) as (at, _):
+        urls = [f"http://127.0.0.1:{still.sockets[0].getsockname()[1]}", at]
+        rewards = await asyncio.wait_for(RemoteRubric(urls, identity.digest).score(group), 30)
+        assert list(rewards) == list(await local.rubric.score(group))
+        over.set()
 
 
 async def test_a_service_at_a_known_address_that_plays_something_else_is_refused_at_once():

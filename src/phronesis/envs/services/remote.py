@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import logging
 import threading
 from collections.abc import Callable, Sequence
 from typing import TypeVar
@@ -17,9 +19,12 @@ from phronesis.envs.services.wire import PACKED, Judge, Refused, decode, encode,
 from phronesis.errors import ConfigError, EnvFault, ServiceFault, UnknownName, one_line
 from phronesis.records import Conversation, EpisodeGroup, Reward, Task
 
+log = logging.getLogger(__name__)
 T = TypeVar("T")
 SECONDS = 60.0
 """Longest a service may take to list tasks or to say what it is."""
+ALIVE_SECONDS = 5.0
+"""Longest a service may take to say that it is alive, before the next one is asked."""
 FIRST = 8
 """Tasks asked for at first; then ever more at once."""
 
@@ -129,13 +134,18 @@ class RemoteRubric:
 async def _asked(urls: Sequence[str], path: str, value: object, type: type[T]) -> T:
     body, kind = encode(value)
     silent: ServiceFault | None = None
-    for url in urls:
+    for number, url in enumerate(urls, 1):
         link = Link(url, token())
         try:
+            if number < len(urls):  # one that stands still would take all the time there is
+                async with asyncio.timeout(ALIVE_SECONDS):
+                    await link.ask("GET", "/health")
             answered = await link.ask("POST", path, body, kind)
             return decode(answered.content, answered.kind, type)
         except ServiceFault as fault:
             silent = fault
+        except TimeoutError:
+            log.warning("the service at %s does not answer; asking the next one", url)
         except Refused as refused:
             raise EnvFault(str(refused)) from refused
         except (msgspec.DecodeError, UnicodeError, RecursionError, OverflowError) as error:
