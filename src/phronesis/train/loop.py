@@ -175,6 +175,7 @@ def measured(loop: Loop, sampled: Sampled, learned: Learned) -> dict[str, float]
 async def play_step(loop: Loop, step: int) -> Sampled:
     """The step's groups, played and scored; every episode is stored as soon as its group is done."""
     config, episodes, begun = loop.config, list[Episode](), 0
+    ordered: list[Episode] = []  # by group, while those finish in any order
 
     def reason() -> str:
         return f"step {step}: {len(episodes)} of {begun} episodes finished; {loop.stage.waits()}"
@@ -190,7 +191,8 @@ async def play_step(loop: Loop, step: int) -> Sampled:
             loop.stage, await draw(loop.source, n, loop.stage.retries), size=config.group_size, seed=config.seed, name="train",
             step=step, first=first, concurrency=worlds.gates(config), on_episode=store, player=loop.player,
         )  # fmt: skip
-        check_played(f"step {step}", episodes)
+        ordered.extend(e for group in groups for e in group.episodes)
+        check_played(f"step {step}", ordered)
         return groups
 
     def usable(group: EpisodeGroup) -> bool:
