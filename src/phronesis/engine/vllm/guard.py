@@ -2,7 +2,7 @@
 
 Usage: ``python guard.py GRACE COMMAND...`` with a pipe for standard input. The pipe closes when the starting process lets go
 of it or dies in any way, SIGKILL included. Then the command gets SIGTERM, and what is left of its process group SIGKILL: GRACE
-seconds later, or two after the command itself is gone. Where this script itself is killed (Ray ends the children of its workers),
+seconds later, or two after the command itself is gone. Where this script is killed (Ray ends the children of its workers),
 the kernel sends the command SIGTERM. It imports the standard library alone, so that it starts at once.
 """
 
