@@ -232,7 +232,7 @@ def test_workers_come_and_go_while_the_run_goes_on(tmp_path, alone):
     def prepare(backend, staff):
         seen["backend"], seen["staff"] = backend, staff
 
-    quick = replace(QUICK, workers=1, scale=ScaleConfig(least=1, most=3, seconds=0.15))
+    quick = replace(QUICK, workers=1, scale=ScaleConfig(least=1, most=3, seconds=0.02))
     job.run(config(cluster=quick), tmp_path / "run", hire=hiring(prepare, scaler))
     same(tmp_path / "run", alone)
     said = events(tmp_path / "run", "worker")
