@@ -2,10 +2,12 @@ from __future__ import annotations
 
 import gc
 import threading
+import weakref
 
 import pytest
 
 from phronesis.records import Message, ToolCall, Turn, say
+from phronesis.rollout import pauses
 from phronesis.rollout.pauses import YOUNG, short_pauses
 
 
@@ -58,3 +60,31 @@ def test_records_of_play_are_not_the_collectors_business():
     for record in (say("user", "x"), call, call.tool_calls[0]):
         assert not gc.is_tracked(record)
     assert Turn.__struct_config__.gc is False
+
+
+def test_what_old_objects_hold_together_is_found_by_tidy_and_seldom(monkeypatch):
+    """Cycles that have become old are freed between steps, at most every ten seconds, and only while a run is under way."""
+    now = [100.0]
+    monkeypatch.setattr(pauses.time, "monotonic", lambda: now[0])
+
+    class Knot:
+        pass
+
+    def aged() -> weakref.ref[Knot]:
+        knot = Knot()
+        knot.itself = knot
+        seen = weakref.ref(knot)
+        for _ in range(2):
+            gc.collect(1)  # while it is alive, so that it becomes old
+        return seen
+
+    pauses.tidy()  # nothing is under way: nothing happens
+    with short_pauses():
+        seen = aged()
+        gc.collect(1)
+        assert seen() is not None, "only a full collection finds it"
+        pauses.tidy()
+        assert seen() is not None, "too soon"
+        now[0] += pauses.SELDOM
+        pauses.tidy()
+        assert seen() is None

@@ -19,7 +19,7 @@ from phronesis.env import EnvSpec
 from phronesis.envs.services.directory import Directory
 from phronesis.errors import ConfigError, TrainingError
 from phronesis.reason.players import build as players
-from phronesis.rollout.pauses import short_pauses
+from phronesis.rollout.pauses import short_pauses, tidy
 from phronesis.rollout.play import Stage
 from phronesis.rollout.prefix import check_world
 from phronesis.rollout.waiting import Waiting
@@ -202,6 +202,7 @@ class _Job:
             self.listener(Progress(phase="train", done=done, total=config.steps, values=metrics))
             if steering is not None:
                 steering.look()
+            tidy()
             every = config.evaluation.every
             if every and done % every == 0 and done < config.steps:
                 self.timing.add("train", began)
