@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import importlib
+from typing import TypeVar
 
 from phronesis.errors import ConfigError, UnknownName
+
+T = TypeVar("T")
 
 EXTRAS = {"gymnasium": "gym", "mcp": "mcp", "playwright": "browser", "pyarrow": "data", "websockets": "openenv"}
 """Module that not every installation has -> the extra of `pyproject.toml` that brings it."""
@@ -41,3 +44,27 @@ def import_path(path: str) -> object:
             raise ConfigError(str(UnknownName(f"attribute of {module_name}", part, public)))
         found = getattr(found, part)
     return found
+
+
+def import_made(path: str, kind: type[T], what: str) -> T:
+    """The object of a kind at an import path, or the one that the class or function there makes without arguments.
+
+    Args:
+        path: ``package.module:attribute``.
+        kind: a class, or a protocol that can be checked.
+        what: what it is not, for the message, e.g. ``a rubric: it has no async score(group)``.
+
+    Raises:
+        ConfigError: it cannot be imported or made, or is of another kind.
+    """
+    found = import_path(path)
+    made: object = found
+    is_one = isinstance(found, kind) and not isinstance(found, type)
+    if callable(found) and not is_one:
+        try:
+            made = found()
+        except Exception as error:  # the boundary to user code
+            raise ConfigError(f"{path!r} cannot be made without arguments: {type(error).__name__}: {error}") from error
+    if not isinstance(made, kind):
+        raise ConfigError(f"{path!r} is a {type(made).__name__}, not {what}")
+    return made

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from phronesis.config import import_path
+from phronesis.config.importing import import_made
 from phronesis.credit.baselines.batchwide import GDPOCredit, GPGCredit, LitePPOCredit
 from phronesis.credit.baselines.cells import HierarchicalCredit, TRRPPCredit
 from phronesis.credit.baselines.lengths import LengthPenaltyCredit, OPOCredit
@@ -35,7 +35,6 @@ from phronesis.credit.turnwise.plans import PlanCredit
 from phronesis.credit.turnwise.potential import PotentialCredit
 from phronesis.credit.turnwise.rewardflow import RewardFlowCredit
 from phronesis.credit.turnwise.turns import TurnReturnCredit
-from phronesis.errors import ConfigError
 
 CreditConfig = (
     TrajectoryCredit
@@ -103,13 +102,4 @@ def build(choice: CreditConfig | str) -> CreditRule:
         return choice.begin()
     if not isinstance(choice, str):
         return choice
-    found = import_path(choice)
-    rule: object = found
-    if isinstance(found, type) or (callable(found) and not isinstance(found, CreditRule)):
-        try:
-            rule = found()
-        except Exception as error:  # the boundary to user code
-            raise ConfigError(f"{choice!r} cannot be made without arguments: {type(error).__name__}: {error}") from error
-    if not isinstance(rule, CreditRule):
-        raise ConfigError(f"{choice!r} is a {type(rule).__name__}, not a credit rule: it has no async assign(group, rerun)")
-    return rule
+    return import_made(choice, CreditRule, "a credit rule: it has no async assign(group, rerun)")

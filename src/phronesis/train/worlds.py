@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from phronesis import credit
-from phronesis.config.importing import import_path
+from phronesis.config.importing import import_made
 from phronesis.credit.routed import RoutedCredit
 from phronesis.credit.rule import CreditRule, NeedsUtterances, NeedsValues
 from phronesis.data.mixture import Mixture, Shares
@@ -101,19 +101,6 @@ def _judged(source: SourceConfig) -> EnvSpec:
     spec = registry.get(source.env.name, source.env.args)
     if source.rubric is None:
         return spec
+    rubric = import_made(source.rubric, Rubric, "a rubric: it has no async score(group)")
     # what the environment promises is said of its own rubric
-    return replace(spec, rubric=_rubric(source.rubric), oracle_reward=None, null_reward=None, chance_reward=None)
-
-
-def _rubric(path: str) -> Rubric:
-    """The rubric at an import path, or the one that what lies there makes."""
-    found = import_path(path)
-    made: object = found
-    if isinstance(found, type) or (callable(found) and not isinstance(found, Rubric)):
-        try:
-            made = found()
-        except Exception as error:  # the boundary to user code
-            raise ConfigError(f"{path!r} cannot be made without arguments: {type(error).__name__}: {error}") from error
-    if not isinstance(made, Rubric):
-        raise ConfigError(f"{path!r} is a {type(made).__name__}, not a rubric: it has no async score(group)")
-    return made
+    return replace(spec, rubric=rubric, oracle_reward=None, null_reward=None, chance_reward=None)
